@@ -1,0 +1,44 @@
+// Where memory lives, and the one place that allocates, copies and synchronises.
+//
+// The CPU half is in core/device.cpp. A build with CUDA links cuda/device.cu, which fills
+// `cuda_device_functions()`; without it asking for a CUDA device is a clear error.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace pyramoe {
+
+enum class DeviceType : uint8_t { cpu, cuda, meta };  // meta: shapes and costs, no memory
+
+struct Device {
+  DeviceType type = DeviceType::cpu;
+  int index = 0;
+  bool operator==(const Device&) const = default;
+};
+
+inline constexpr Device kCpu{};
+
+std::string to_string(Device device);
+
+// True when this build has CUDA kernels and the machine has a device to run them.
+bool cuda_available();
+
+// "cpu", "cuda", "cuda:1" or "auto" (cuda where it is there). Throws Error(config) otherwise.
+Device parse_device(const std::string& text);
+
+// 64-byte aligned memory; nullptr for zero bytes. Throws Error(memory) with the size asked for.
+void* device_alloc(int64_t bytes, Device device);
+void device_free(void* data, int64_t bytes, Device device);
+// Copies between any two devices; returns when the destination may be read by `to`'s stream.
+void device_copy(void* to, Device to_device, const void* from, Device from_device, int64_t bytes);
+void device_zero(void* data, int64_t bytes, Device device);
+// Waits for all work given to the device.
+void device_synchronize(Device device);
+
+// Bytes now held and the most ever held by tensors on this device.
+int64_t device_bytes(Device device);
+int64_t device_peak_bytes(Device device);
+void reset_device_peak_bytes(Device device);
+
+}  // namespace pyramoe
