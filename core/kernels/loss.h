@@ -1,0 +1,26 @@
+// Losses over a vocabulary: softmax fused with cross-entropy, and distillation.
+#pragma once
+
+#include "core/kernel.h"
+
+namespace pyramoe::kernels {
+
+// loss[n] = lse[n] - logits[n, target[n]], in nats; a target < 0 is ignored (loss 0).
+//   logits (N, V), target (N) i32, loss and lse (N) f32 or f64
+PM_KERNEL(cross_entropy_forward,
+          (const Tensor& logits, const Tensor& target, Tensor& loss, Tensor& lse))
+// dlogits = dloss[0] / N_total * (softmax(logits) - onehot(target)); N_total = `tokens`.
+// dlogits may be the memory of logits.
+PM_KERNEL(cross_entropy_backward, (const Tensor& dloss, const Tensor& logits, const Tensor& target,
+                                   const Tensor& lse, int64_t tokens, Tensor& dlogits))
+// loss[n] = T^2 KL(softmax(teacher / T) || softmax(student / T)) of row n; the log-sum-exps of both
+// scaled rows are kept.   student, teacher (N, V); loss, student_lse, teacher_lse (N)
+// Source: DeepSpeed-MoE, section 4.2 (Mixture-of-Students); Hinton et al., 2015.
+PM_KERNEL(distill_forward, (const Tensor& student, const Tensor& teacher, double temperature,
+                            Tensor& loss, Tensor& student_lse, Tensor& teacher_lse))
+// dstudent = dloss[0] / N * T * (softmax(student / T) - softmax(teacher / T)).
+PM_KERNEL(distill_backward,
+          (const Tensor& dloss, const Tensor& student, const Tensor& teacher, double temperature,
+           const Tensor& student_lse, const Tensor& teacher_lse, Tensor& dstudent))
+
+}  // namespace pyramoe::kernels
