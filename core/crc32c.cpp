@@ -46,7 +46,7 @@ constexpr uint32_t multiply(uint32_t a, uint32_t b) {
 // Moves a checksum over `bytes` zero bytes: four look-ups.
 struct ZeroShift {
   explicit ZeroShift(size_t bytes) {
-    uint32_t power = 1u << 31;         // x^0
+    uint32_t power = 1u << 31;          // x^0
     uint32_t square = (1u << 31) >> 8;  // x^8, one zero byte
     for (size_t n = bytes; n != 0; n >>= 1) {
       if (n & 1u) power = multiply(power, square);

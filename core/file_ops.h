@@ -49,6 +49,10 @@ int make_folder(const std::string& path);
 
 }  // namespace file_ops
 
+// Flushes a file or folder to the disk by its path. For a folder: what was created in it or renamed
+// survives power loss.
+void sync_path(const std::string& path, Exit code);
+
 // Throws the Error for a failed call: what could not be done, to which path, why, and what to do.
 //   wanted  bytes that the operation needed to store, -1 if that does not apply
 [[noreturn]] void fail_io(Exit code, const std::string& verb, const std::string& path,
