@@ -50,7 +50,7 @@ template <class... Parts>
 
 // Always on. The message names the function, what was expected and what came:
 //   PM_CHECK(x.dim(1) == d, "linear: x has D = ", x.dim(1), ", weight expects ", d);
-#define PM_CHECK(condition, ...)                                        \
-  do {                                                                  \
+#define PM_CHECK(condition, ...)                                          \
+  do {                                                                    \
     if (!(condition)) ::pyramoe::fail(::pyramoe::Exit::bug, __VA_ARGS__); \
   } while (false)

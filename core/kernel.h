@@ -102,11 +102,11 @@ struct Kernel<void(Args...)> {
 
 // Use inside namespace pyramoe::kernels. Inputs first, outputs last; an undefined Tensor means
 // "without this"; scratch is the twin's own business.
-#define PM_KERNEL(name, args)     \
-  namespace cpu {                 \
-  void name args;                 \
-  }                               \
-  namespace cuda {                \
-  void name args;                 \
-  }                               \
+#define PM_KERNEL(name, args) \
+  namespace cpu {             \
+  void name args;             \
+  }                           \
+  namespace cuda {            \
+  void name args;             \
+  }                           \
   inline constexpr Kernel<void args> name{#name, &cpu::name, PM_CUDA_TWIN(name)};

@@ -76,12 +76,24 @@ std::vector<double> Tensor::to_vector() const {
     for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<double>(x[i]);
   };
   switch (dtype_) {
-    case DType::f64: copy(host.data<double>()); break;
-    case DType::f32: copy(host.data<float>()); break;
-    case DType::bf16: copy(host.data<BFloat16>()); break;
-    case DType::i64: copy(host.data<int64_t>()); break;
-    case DType::i32: copy(host.data<int32_t>()); break;
-    case DType::u8: copy(host.data<uint8_t>()); break;
+    case DType::f64:
+      copy(host.data<double>());
+      break;
+    case DType::f32:
+      copy(host.data<float>());
+      break;
+    case DType::bf16:
+      copy(host.data<BFloat16>());
+      break;
+    case DType::i64:
+      copy(host.data<int64_t>());
+      break;
+    case DType::i32:
+      copy(host.data<int32_t>());
+      break;
+    case DType::u8:
+      copy(host.data<uint8_t>());
+      break;
   }
   return values;
 }
@@ -104,8 +116,8 @@ Tensor Tensor::reshape(Shape shape) const {
 }
 
 Tensor Tensor::rows(int64_t begin, int64_t end) const {
-  PM_CHECK(!shape_.empty() && 0 <= begin && begin <= end && end <= shape_[0], "rows [", begin,
-           ", ", end, ") asked of a tensor ", to_string(shape_));
+  PM_CHECK(!shape_.empty() && 0 <= begin && begin <= end && end <= shape_[0], "rows [", begin, ", ",
+           end, ") asked of a tensor ", to_string(shape_));
   Shape shape = shape_;
   shape[0] = end - begin;
   const int64_t row_bytes = shape_[0] ? bytes() / shape_[0] : 0;

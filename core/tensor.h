@@ -19,8 +19,8 @@ namespace pyramoe {
 
 class Tensor {
  public:
-  Tensor() = default;                                       // undefined: "no tensor"
-  Tensor(Shape shape, DType dtype, Device device = kCpu);   // uninitialised
+  Tensor() = default;                                      // undefined: "no tensor"
+  Tensor(Shape shape, DType dtype, Device device = kCpu);  // uninitialised
   Tensor(std::shared_ptr<Storage> storage, int64_t byte_offset, Shape shape, DType dtype);
 
   static Tensor zeros(Shape shape, DType dtype, Device device = kCpu);
@@ -56,14 +56,14 @@ class Tensor {
   std::span<T> span() const {
     return {data<T>(), static_cast<size_t>(numel_)};
   }
-  void* raw() const;                    // untyped, on any device; null when undefined
-  double item() const;                  // the only element, as double, from any device
+  void* raw() const;    // untyped, on any device; null when undefined
+  double item() const;  // the only element, as double, from any device
   std::vector<double> to_vector() const;
 
-  Tensor reshape(Shape shape) const;    // a view; one size may be -1
+  Tensor reshape(Shape shape) const;              // a view; one size may be -1
   Tensor rows(int64_t begin, int64_t end) const;  // a view along axis 0
-  Tensor to(Device device) const;       // itself when already there
-  Tensor to(DType dtype) const;         // itself when already so
+  Tensor to(Device device) const;                 // itself when already there
+  Tensor to(DType dtype) const;                   // itself when already so
   Tensor clone() const;
   void copy_from(const Tensor& other) const;  // same shape and dtype, any device
   void zero() const;
@@ -72,7 +72,8 @@ class Tensor {
   const std::shared_ptr<Storage>& storage() const { return storage_; }
 
  private:
-  static Tensor from_bytes(const void* data, int64_t bytes, Shape shape, DType dtype, Device device);
+  static Tensor from_bytes(const void* data, int64_t bytes, Shape shape, DType dtype,
+                           Device device);
 
   std::shared_ptr<Storage> storage_;
   int64_t byte_offset_ = 0;
@@ -84,6 +85,8 @@ class Tensor {
 using Tensors = std::vector<Tensor>;
 
 inline Tensor empty_like(const Tensor& x) { return Tensor(x.shape(), x.dtype(), x.device()); }
-inline Tensor zeros_like(const Tensor& x) { return Tensor::zeros(x.shape(), x.dtype(), x.device()); }
+inline Tensor zeros_like(const Tensor& x) {
+  return Tensor::zeros(x.shape(), x.dtype(), x.device());
+}
 
 }  // namespace pyramoe

@@ -19,9 +19,8 @@ struct AttentionDropout {
 PM_KERNEL(attention_forward,
           (const Tensor& qkv, const AttentionDropout& dropout, Tensor& y, Tensor& lse))
 // dqkv (B, T, 3, H, Dh) from dy (B, T, H * Dh) and what the forward pass saved.
-PM_KERNEL(attention_backward,
-          (const Tensor& dy, const Tensor& qkv, const Tensor& y, const Tensor& lse,
-           const AttentionDropout& dropout, Tensor& dqkv))
+PM_KERNEL(attention_backward, (const Tensor& dy, const Tensor& qkv, const Tensor& y,
+                               const Tensor& lse, const AttentionDropout& dropout, Tensor& dqkv))
 // Writes the new keys and values at positions lengths[b] ... lengths[b] + M - 1 of the cache, then
 // attends from each new token to all tokens up to itself. `lengths` is not advanced. A token's
 // result is the same bits as in attention_forward over the whole sequence.

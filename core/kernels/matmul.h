@@ -22,14 +22,13 @@ PM_KERNEL(linear_gelu_forward,
 // The grouped forms: expert e owns rows [offsets[e], offsets[e+1]) and has its own weight. Rows
 // from offsets[E] on are neither read nor written.
 //   x (R, K), offsets (E+1) i32, w (E, M, K), bias (E, M) or undefined, y (R, M)
-PM_KERNEL(grouped_linear_forward, (const Tensor& x, const Tensor& offsets, const Tensor& w,
-                                   const Tensor& bias, Tensor& y))
+PM_KERNEL(grouped_linear_forward,
+          (const Tensor& x, const Tensor& offsets, const Tensor& w, const Tensor& bias, Tensor& y))
 // pre = x w_e^T + bias_e, y = gelu(pre)
 PM_KERNEL(grouped_linear_gelu_forward, (const Tensor& x, const Tensor& offsets, const Tensor& w,
                                         const Tensor& bias, Tensor& pre, Tensor& y))
 // dx = dy w_e.   dy (R, M), dx (R, K)
-PM_KERNEL(grouped_linear_dx,
-          (const Tensor& dy, const Tensor& offsets, const Tensor& w, Tensor& dx))
+PM_KERNEL(grouped_linear_dx, (const Tensor& dy, const Tensor& offsets, const Tensor& w, Tensor& dx))
 // dw_e (+)= dy_e^T x_e, db_e (+)= column sums of dy_e; an expert without rows gets zeros (or keeps
 // what it had).   dw (E, M, K); db (E, M) or undefined
 PM_KERNEL(grouped_linear_dw, (const Tensor& dy, const Tensor& x, const Tensor& offsets,

@@ -1,0 +1,59 @@
+// Index of the differentiable ops: one doc line each. Every op has a file of its stem in
+// autograd/ops, kernels of the same stem in core/kernels, and a row in tests/ops (a test compares
+// this list with the rows). Letters: N tokens, D features, V vocabulary, E experts, k choices,
+// R segment rows, B sequences, T positions, H heads.
+#pragma once
+
+#include "autograd/var.h"
+#include "core/kernels/attention.h"
+#include "core/rng.h"
+
+namespace pyramoe::ops {
+
+// ---- elementwise
+Var add(const Var& a, const Var& b);       // a + b, one shape
+Var multiply(const Var& a, const Var& b);  // a * b, one shape
+Var scale(const Var& x, double factor);    // factor * x
+Var gelu(const Var& x);                    // tanh form
+Var reshape(const Var& x, Shape shape);    // a view
+Var cast(const Var& x, DType dtype);       // gradient is cast back
+
+// ---- reduce
+Var sum(const Var& x);   // all elements -> (1)
+Var mean(const Var& x);  // all elements -> (1)
+Var weighted_sum(
+    const Vars& terms,
+    const Tensor& weight);  // sum_i weight[i] terms[i] -> (1); weight (n) f64, read on the device
+
+// ---- matmul
+Var matmul(const Var& a, const Var& b);  // (M, K) (K, N) -> (M, N)
+Var linear(const Var& x, const Var& w,
+           const Var& bias);  // (N, K), (M, K), (M) or undefined -> (N, M)
+Var linear_gelu(const Var& x, const Var& w, const Var& bias);  // gelu(linear(...)), one kernel
+
+// ---- softmax, layernorm
+Var softmax(const Var& x);                                                            // last axis
+Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps = 1e-5);  // last axis
+
+// ---- embedding
+Var embedding(const Tensor& token, const Tensor& position, const Var& token_table,
+              const Var& position_table);  // (N) i32 twice, (V, D), (T, D) -> (N, D)
+
+// ---- attention
+Var attention(
+    const Var& qkv,
+    const kernels::AttentionDropout& dropout);  // (B, T, 3, H, Dh) -> (B, T, H * Dh), causal
+
+// ---- random
+Var dropout(const Var& x, double p, const RngKey& key,
+            int64_t first_row);  // (N, D); p = 0 is x itself
+
+// ---- loss
+Var cross_entropy(const Var& logits, const Tensor& target,
+                  bool reuse_logits = false);  // mean over N, in nats -> (1); reuse_logits:
+                                               // backward overwrites the logits' memory
+Var distill_loss(const Var& student, const Tensor& teacher,
+                 double temperature);  // mean T^2 KL(teacher || student) -> (1)
+
+// ---- moe: see autograd/ops/moe.cpp and core/kernels/moe.h
+}  // namespace pyramoe::ops
