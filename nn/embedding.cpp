@@ -1,0 +1,41 @@
+#include "nn/embedding.h"
+
+#include "autograd/ops.h"
+
+namespace pyramoe::nn {
+namespace {
+
+// Position of every row: (B * T) i32 on the tokens' device.
+Tensor row_positions(int64_t batch, int64_t length, int64_t limit, const Context& context,
+                     Device device) {
+  std::vector<int32_t> position(static_cast<size_t>(batch * length));
+  std::vector<double> start(static_cast<size_t>(batch), 0.0);
+  if (context.cache) start = context.cache->lengths.to_vector();
+  for (int64_t b = 0; b < batch; ++b) {
+    const auto first = static_cast<int64_t>(start[static_cast<size_t>(b)]);
+    PM_CHECK(first + length <= limit, "Gpt: a sequence of ", first + length,
+             " tokens is longer than model.context = ", limit);
+    for (int64_t t = 0; t < length; ++t) {
+      position[static_cast<size_t>(b * length + t)] = static_cast<int32_t>(first + t);
+    }
+  }
+  return Tensor::from(position, {batch * length}, device);
+}
+
+}  // namespace
+
+Embedding::Embedding(int64_t vocab, int64_t context, int64_t dim, double std, const Build& build) {
+  tokens_ = add_parameter("tokens", {vocab, dim}, build, Init::normal(std));
+  positions_ = add_parameter("positions", {context, dim}, build, Init::normal(std));
+}
+
+Var Embedding::forward(const Tensor& tokens, const Context& context) const {
+  PM_CHECK(tokens.rank() == 2, "Embedding: tokens are (B, T), got ", to_string(tokens.shape()));
+  const Tensor position =
+      row_positions(tokens.dim(0), tokens.dim(1), positions_.dim(0), context, tokens.device());
+  return ops::embedding(tokens.reshape({-1}), position, tokens_, positions_);
+}
+
+Var Embedding::logits(const Var& x) const { return ops::linear(x, tokens_, Var()); }
+
+}  // namespace pyramoe::nn

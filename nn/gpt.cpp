@@ -1,0 +1,76 @@
+#include "nn/gpt.h"
+
+#include "autograd/checkpoint.h"
+#include "autograd/ops.h"
+
+namespace pyramoe::nn {
+namespace {
+
+// Runs a block, kept or recomputed. The side losses travel through the checkpoint as outputs, so
+// that their gradients do too. The second pass starts from the counters of the first and leaves
+// its side results in a copy that nobody reads.
+FfnOut run_block(Block& block, const Var& x, Context& context, bool recompute) {
+  if (!recompute || !grad_enabled()) return block.forward(x, context);
+  const Context at_entry = context;
+  const Vars y = checkpoint(
+      [&block, &context, at_entry](const Vars& in) -> Vars {
+        Context again = at_entry;
+        const FfnOut out = block.forward(in[0], recomputing() ? again : context);
+        Vars all{out.y};
+        if (out.balance_loss.defined()) all.push_back(out.balance_loss);
+        if (out.z_loss.defined()) all.push_back(out.z_loss);
+        return all;
+      },
+      {x});
+  FfnOut out{y[0], Var(), Var()};
+  if (y.size() > 1) out.balance_loss = y[1];
+  if (y.size() > 2) out.z_loss = y[2];
+  return out;
+}
+
+}  // namespace
+
+Gpt::Gpt(const GptOptions& options, const MakeFfn& make_ffn, const Build& build)
+    : options_(options),
+      build_(build),
+      embed_(add_module("embed", std::make_unique<Embedding>(options.vocab, options.context,
+                                                             options.attention.dim,
+                                                             options.attention.std, build))) {
+  for (int64_t i = 0; i < options.layers; ++i) {
+    blocks_.push_back(&add_module(
+        "blocks." + std::to_string(i),
+        std::make_unique<Block>(options.attention, options.dropout, make_ffn(i), build)));
+  }
+  norm_ = &add_module("norm", std::make_unique<LayerNorm>(options.attention.dim, build));
+}
+
+Var Gpt::features(const Tensor& tokens, Context& context, GptOut& out) {
+  context.batch = tokens.dim(0);
+  context.length = tokens.dim(1);
+  RngKey key = context.key(RngPurpose::dropout);
+  key.layer = static_cast<uint32_t>(2 * options_.layers);
+  Var x = ops::dropout(embed_.forward(tokens, context), context.training ? options_.dropout : 0.0,
+                       key, context.first_token());
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    context.layer = static_cast<int64_t>(i);
+    FfnOut y = run_block(*blocks_[i], x, context, options_.recompute);
+    x = y.y;
+    if (y.balance_loss.defined()) out.balance_loss.push_back(y.balance_loss);
+    if (y.z_loss.defined()) out.z_loss.push_back(y.z_loss);
+  }
+  return norm_->forward(x);
+}
+
+GptOut Gpt::forward(const Tensor& tokens, Context& context) {
+  GptOut out;
+  out.logits = head(features(tokens, context, out));
+  return out;
+}
+
+KvCache Gpt::make_cache(int64_t batch, int64_t t_max) const {
+  return KvCache::make(options_.layers, batch, t_max, options_.attention.heads,
+                       options_.attention.dim / options_.attention.heads, build_.dtype,
+                       build_.device);
+}
+
+}  // namespace pyramoe::nn

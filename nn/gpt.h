@@ -1,0 +1,48 @@
+// GPT: embedding, blocks, final norm, tied head. What each block's second half is, a dense MLP or
+// experts, is decided by whoever builds it (moe/build_model).
+#pragma once
+
+#include <functional>
+
+#include "nn/block.h"
+#include "nn/embedding.h"
+
+namespace pyramoe::nn {
+
+struct GptOptions {
+  int64_t vocab = 0, context = 0, layers = 0;
+  AttentionOptions attention;
+  double dropout = 0;
+  bool recompute = false;  // keep each block's input only and run it again in backward
+};
+
+struct GptOut {
+  Var logits;         // (N, V); undefined from `features`
+  Vars balance_loss;  // (1) of each layer of experts, first layer first
+  Vars z_loss;
+};
+
+class Gpt : public Module {
+ public:
+  using MakeFfn = std::function<std::unique_ptr<FeedForward>(int64_t layer)>;
+  Gpt(const GptOptions& options, const MakeFfn& make_ffn, const Build& build);
+
+  // tokens (B, T) i32. Sets context.batch, length and layer as it goes.
+  GptOut forward(const Tensor& tokens, Context& context);
+  // Final features before the head, (N, D), and the side losses.
+  Var features(const Tensor& tokens, Context& context, GptOut& out);
+  Var head(const Var& features) const { return embed_.logits(features); }
+
+  const GptOptions& options() const { return options_; }
+  Block& block(int64_t i) { return *blocks_.at(static_cast<size_t>(i)); }
+  KvCache make_cache(int64_t batch, int64_t t_max) const;
+
+ private:
+  GptOptions options_;
+  Build build_;
+  Embedding& embed_;
+  std::vector<Block*> blocks_;
+  LayerNorm* norm_ = nullptr;
+};
+
+}  // namespace pyramoe::nn

@@ -1,0 +1,14 @@
+#include "nn/layer_norm.h"
+
+#include "autograd/ops.h"
+
+namespace pyramoe::nn {
+
+LayerNorm::LayerNorm(int64_t dim, const Build& build) {
+  weight_ = add_parameter("weight", {dim}, build, Init::ones(), false);
+  bias_ = add_parameter("bias", {dim}, build, Init::zeros(), false);
+}
+
+Var LayerNorm::forward(const Var& x) const { return ops::layer_norm(x, weight_, bias_); }
+
+}  // namespace pyramoe::nn

@@ -1,0 +1,17 @@
+// Layer normalisation with a learned scale and shift.
+#pragma once
+
+#include "nn/module.h"
+
+namespace pyramoe::nn {
+
+class LayerNorm : public Module {
+ public:
+  LayerNorm(int64_t dim, const Build& build);
+  Var forward(const Var& x) const;  // (N, D) -> (N, D)
+
+ private:
+  Var weight_, bias_;
+};
+
+}  // namespace pyramoe::nn
