@@ -1,0 +1,72 @@
+// Checkpoints: named tensors in safetensors files, a manifest with checksums, committed by one
+// rename. A run folder keeps them under checkpoints/step_00000100/.
+//
+// One logical record per tensor, whatever layout wrote it. A save goes to a temporary folder, every
+// file is flushed, the manifest last, and then the folder is renamed: a crash at any moment leaves
+// the previous or the new checkpoint, never half of one. Opening verifies every byte before any is
+// used. docs/formats.md describes the files.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+#include "core/safetensors.h"
+#include "core/tensor.h"
+#include "nn/module.h"
+
+namespace pyramoe::nn {
+
+struct NamedTensor {
+  std::string name;
+  Tensor value;
+};
+
+struct CheckpointContent {
+  int64_t step = 0;
+  std::string config;                    // TOML text of the whole run
+  Json state;                            // counters of the trainer; {} for a bare model
+  std::vector<NamedTensor> model;        // parameters and buffers
+  std::vector<NamedTensor> optimizer;    // empty for a bare model
+};
+
+// Writes `run_dir`/checkpoints/step_NNNNNNNN and returns its path. Throws Error(checkpoint).
+std::string save_checkpoint(const std::string& run_dir, const CheckpointContent& content);
+// Deletes all but the newest `keep` checkpoints, and left-over temporary folders.
+void prune_checkpoints(const std::string& run_dir, int64_t keep);
+
+class Checkpoint {
+ public:
+  // Opens a checkpoint folder and verifies the manifest and every file against it.
+  // Throws Error(checkpoint) that names the file, what was expected and what was found.
+  static Checkpoint open(const std::string& folder);
+  // The newest checkpoint of a run that verifies; damaged ones are skipped with a line on stderr.
+  // Throws Error(checkpoint) when there is none.
+  static Checkpoint newest(const std::string& run_dir);
+  // True when the run has any committed checkpoint folder.
+  static bool exists(const std::string& run_dir);
+  // Accepts a run folder or a checkpoint folder.
+  static Checkpoint find(const std::string& path);
+
+  const std::string& folder() const { return folder_; }
+  int64_t step() const { return step_; }
+  const std::string& config() const { return config_; }
+  const Json& state() const { return state_; }
+  // Loads every parameter and buffer of the module by name, converting between floating dtypes.
+  // Throws Error(checkpoint) listing missing, unexpected and misshapen tensors.
+  void load_model(Module& module) const;
+  // Copies one optimizer tensor; false when the checkpoint has none of that name.
+  bool load_optimizer(const std::string& name, const Tensor& into) const;
+  bool has_optimizer() const { return optimizer_ != nullptr; }
+  std::vector<std::string> model_names() const;
+
+ private:
+  std::string folder_, config_;
+  int64_t step_ = 0;
+  Json state_;
+  std::shared_ptr<SafetensorsFile> model_, optimizer_;
+};
+
+}  // namespace pyramoe::nn
