@@ -205,6 +205,7 @@ void FileWriter::flush() {
 void FileWriter::write(const void* data, int64_t bytes) {
   PM_CHECK(fd_ >= 0, "FileWriter: write after commit of ", path_);
   PM_CHECK(bytes >= 0, "FileWriter: ", bytes, " bytes for ", path_);
+  if (bytes == 0) return;
   const auto count = static_cast<size_t>(bytes);
   crc_ = crc32c(data, count, crc_);
   bytes_ += bytes;
