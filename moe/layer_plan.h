@@ -15,7 +15,7 @@ struct LayerPlan {
   FfnKind kind = FfnKind::dense;
   int64_t experts = 0;  // 0 for a dense block
   int64_t top_k = 0;
-  int64_t degree = 1;   // ranks that share one set of experts
+  int64_t degree = 1;  // ranks that share one set of experts
   bool operator==(const LayerPlan&) const = default;
 };
 

@@ -26,10 +26,10 @@ struct NamedTensor {
 
 struct CheckpointContent {
   int64_t step = 0;
-  std::string config;                    // TOML text of the whole run
-  Json state;                            // counters of the trainer; {} for a bare model
-  std::vector<NamedTensor> model;        // parameters and buffers
-  std::vector<NamedTensor> optimizer;    // empty for a bare model
+  std::string config;                  // TOML text of the whole run
+  Json state;                          // counters of the trainer; {} for a bare model
+  std::vector<NamedTensor> model;      // parameters and buffers
+  std::vector<NamedTensor> optimizer;  // empty for a bare model
 };
 
 // Writes `run_dir`/checkpoints/step_NNNNNNNN and returns its path. Throws Error(checkpoint).
@@ -66,7 +66,7 @@ class Checkpoint {
   std::string folder_, config_;
   int64_t step_ = 0;
   Json state_;
-  std::shared_ptr<SafetensorsFile> model_, optimizer_;
+  std::shared_ptr<SafetensorsReader> model_, optimizer_;
 };
 
 }  // namespace pyramoe::nn

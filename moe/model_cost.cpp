@@ -1,0 +1,77 @@
+#include "moe/model_cost.h"
+
+namespace pyramoe::moe {
+namespace {
+
+// Parameters of y = x w^T + b.
+int64_t linear_params(int64_t in, int64_t out) { return in * out + out; }
+int64_t mlp_params(int64_t dim, int64_t hidden) {
+  return linear_params(dim, hidden) + linear_params(hidden, dim);
+}
+// Weights that a token is multiplied with (biases are additions).
+int64_t mlp_weights(int64_t dim, int64_t hidden) { return 2 * dim * hidden; }
+
+LayerCost layer_cost(const ModelConfig& c, const LayerPlan& plan) {
+  LayerCost cost;
+  cost.plan = plan;
+  const int64_t d = c.dim;
+  const int64_t attention = linear_params(d, 3 * d) + linear_params(d, d);
+  const int64_t norms = 4 * d;
+  int64_t weights = 4 * d * d;  // multiplied with every token
+  cost.params = cost.params_active = attention + norms;
+  if (plan.kind == FfnKind::dense) {
+    cost.params += mlp_params(d, c.dense_hidden());
+    cost.params_active += mlp_params(d, c.dense_hidden());
+    weights += mlp_weights(d, c.dense_hidden());
+  } else {
+    const int64_t expert = mlp_params(d, c.moe_hidden());
+    const int64_t router = d * plan.experts + (c.gate == "sigmoid_bias" ? plan.experts : 0);
+    cost.params_expert = plan.experts * expert;
+    cost.params += router + cost.params_expert;
+    cost.params_active += router + plan.top_k * expert;
+    weights += d * plan.experts + plan.top_k * mlp_weights(d, c.moe_hidden());
+    if (plan.kind == FfnKind::residual_moe) {
+      const int64_t mix = c.residual_mix == "learned" ? linear_params(d, 2) : 0;
+      cost.params += mlp_params(d, c.residual_hidden()) + mix;
+      cost.params_active += mlp_params(d, c.residual_hidden()) + mix;
+      weights += mlp_weights(d, c.residual_hidden()) + (mix ? 2 * d : 0);
+    }
+  }
+  cost.flops_per_token = 6 * weights + 6 * d * c.context;
+  return cost;
+}
+
+}  // namespace
+
+ModelCost model_cost(const ModelConfig& config, DType dtype) {
+  ModelCost cost;
+  // Every product below is far under 2^63 when this bound holds.
+  const double bound = 16.0 * static_cast<double>(config.dim) *
+                       static_cast<double>(config.dense_hidden() + config.moe_hidden() +
+                                           config.residual_hidden() + config.dim) *
+                       (1.0 + 65536.0) * static_cast<double>(config.layers);
+  if (bound > 4e18) {
+    fail(Exit::config, "model.dim = ", config.dim, " with model.layers = ", config.layers,
+         " and these hidden sizes has more parameters than can be counted; check the units");
+  }
+  cost.params_embedding = (config.vocab + config.context) * config.dim;
+  cost.params_total = cost.params_active = cost.params_embedding + 2 * config.dim;
+  for (const LayerPlan& plan : layer_plan(config)) {
+    cost.layers.push_back(layer_cost(config, plan));
+    const LayerCost& layer = cost.layers.back();
+    cost.params_total += layer.params;
+    cost.params_active += layer.params_active;
+    cost.params_expert += layer.params_expert;
+    cost.flops_per_token += layer.flops_per_token;
+  }
+  cost.flops_per_token += 6 * config.vocab * config.dim;
+  cost.params_dense = cost.params_total - cost.params_expert;
+  const int64_t size = size_of(dtype);
+  const int64_t wide = dtype == DType::f64 ? 8 : 4;
+  const int64_t master = dtype == DType::bf16 ? wide : 0;
+  cost.bytes_weights = cost.params_total * size;
+  cost.bytes_training = cost.params_total * (size + master + wide + 2 * wide);
+  return cost;
+}
+
+}  // namespace pyramoe::moe
