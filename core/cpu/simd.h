@@ -1,0 +1,220 @@
+// Vectors of 64 bytes (16 floats or 8 doubles) and the functions kernels need on them.
+//
+// The width is a promise, not a hint: sums over lanes use one fixed tree of 64-byte vectors on
+// every instruction set, so a kernel written with Vec gives the same bits everywhere. bf16 is
+// loaded into and stored from float vectors. exp, tanh and gelu are good to about 2 ulp in both
+// precisions.
+#pragma once
+
+#include "core/cpu/simd_register.h"
+
+namespace pyramoe::simd {
+inline namespace PM_ISA {
+
+// T is float or double. Loops over whole vectors end with one partial load and store.
+template <class T>
+struct Vec {
+  using R = Reg<T>;
+  static constexpr int lanes = static_cast<int>(64 / sizeof(T));
+  static constexpr int parts = lanes / R::lanes;
+  typename R::V part[parts];
+
+  Vec() = default;
+  explicit Vec(T x) {
+    for (int i = 0; i < parts; ++i) part[i] = R::set(x);
+  }
+  template <class S>  // S is T, or BFloat16 where T is float
+  static Vec load(const S* p) {
+    Vec y;
+    for (int i = 0; i < parts; ++i) y.part[i] = R::load(p + i * R::lanes);
+    return y;
+  }
+  // The first n elements, 0 <= n <= lanes; zeros after them. Reads nothing beyond.
+  template <class S>
+  static Vec load(const S* p, int64_t n) {
+    if (n >= lanes) return load(p);
+    Vec y;
+    for (int i = 0; i < parts; ++i) y.part[i] = R::load(p + i * R::lanes, count(n, i));
+    return y;
+  }
+  template <class S>
+  void store(S* p) const {
+    for (int i = 0; i < parts; ++i) R::store(p + i * R::lanes, part[i]);
+  }
+  template <class S>
+  void store(S* p, int64_t n) const {
+    if (n >= lanes) return store(p);
+    for (int i = 0; i < parts; ++i) R::store(p + i * R::lanes, part[i], count(n, i));
+  }
+
+ private:
+  static int64_t count(int64_t n, int i) {
+    const int64_t rest = n - i * R::lanes;
+    return rest < 0 ? 0 : rest > R::lanes ? R::lanes : rest;
+  }
+};
+
+template <class T, class F>
+inline Vec<T> map(F f) {
+  Vec<T> y;
+  for (int i = 0; i < Vec<T>::parts; ++i) y.part[i] = f(i);
+  return y;
+}
+
+template <class T>
+inline Vec<T> operator+(Vec<T> a, Vec<T> b) {
+  return map<T>([&](int i) { return Reg<T>::add(a.part[i], b.part[i]); });
+}
+template <class T>
+inline Vec<T> operator-(Vec<T> a, Vec<T> b) {
+  return map<T>([&](int i) { return Reg<T>::sub(a.part[i], b.part[i]); });
+}
+template <class T>
+inline Vec<T> operator*(Vec<T> a, Vec<T> b) {
+  return map<T>([&](int i) { return Reg<T>::mul(a.part[i], b.part[i]); });
+}
+template <class T>
+inline Vec<T> operator/(Vec<T> a, Vec<T> b) {
+  return map<T>([&](int i) { return Reg<T>::div(a.part[i], b.part[i]); });
+}
+template <class T>  // a * b + c, rounded once
+inline Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
+  return map<T>([&](int i) { return Reg<T>::fma(a.part[i], b.part[i], c.part[i]); });
+}
+template <class T>  // b where either is not a number
+inline Vec<T> max(Vec<T> a, Vec<T> b) {
+  return map<T>([&](int i) { return Reg<T>::max(a.part[i], b.part[i]); });
+}
+template <class T>
+inline Vec<T> min(Vec<T> a, Vec<T> b) {
+  return map<T>([&](int i) { return Reg<T>::min(a.part[i], b.part[i]); });
+}
+template <class T>
+inline Vec<T> sqrt(Vec<T> a) {
+  return map<T>([&](int i) { return Reg<T>::sqrt(a.part[i]); });
+}
+template <class T>
+inline Vec<T> round(Vec<T> a) {
+  return map<T>([&](int i) { return Reg<T>::round(a.part[i]); });
+}
+template <class T>  // a < b ? yes : no, lane by lane
+inline Vec<T> less(Vec<T> a, Vec<T> b, Vec<T> yes, Vec<T> no) {
+  return map<T>([&](int i) { return Reg<T>::less(a.part[i], b.part[i], yes.part[i], no.part[i]); });
+}
+template <class T>
+inline Vec<T> abs(Vec<T> a) {
+  return max(a, Vec<T>(T(0)) - a);
+}
+
+// Folds lanes (i, i + 8), then 4, 2, 1 apart: one order on every machine.
+template <class T, class F>
+inline T fold(Vec<T> a, F f) {
+  T lane[Vec<T>::lanes];
+  a.store(lane);
+  for (int half = Vec<T>::lanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) lane[i] = f(lane[i], lane[i + half]);
+  }
+  return lane[0];
+}
+template <class T>
+inline T sum(Vec<T> a) {
+  return fold(a, [](T x, T y) { return x + y; });
+}
+template <class T>
+inline T max_lane(Vec<T> a) {
+  return fold(a, [](T x, T y) { return x > y ? x : y; });
+}
+
+// c[0] + c[1] x + c[2] x² + …
+template <class T, int N>
+inline Vec<T> polynomial(Vec<T> x, const T (&c)[N]) {
+  Vec<T> y(c[N - 1]);
+  for (int i = N - 2; i >= 0; --i) y = fma(y, x, Vec<T>(c[i]));
+  return y;
+}
+
+// Constants of exp and tanh: polynomials through Chebyshev nodes of the reduced range.
+template <class T>
+struct MathTable;
+
+template <>
+struct MathTable<float> {
+  static constexpr float exp_low = -104.0f, exp_high = 89.0f;
+  static constexpr float log2_e = 1.44269502e+00f;
+  static constexpr float ln2_high = 0.693115234375f, ln2_low = 3.194618495e-05f;
+  static constexpr float exp[] = {5.000000000e-01f, 1.666657606e-01f, 4.166655346e-02f,
+                                  8.363333082e-03f, 1.392637600e-03f};
+  static constexpr float tanh[] = {-3.333333321e-01f, 1.333331012e-01f,  -5.396085443e-02f,
+                                   2.178224669e-02f,  -8.388773672e-03f, 2.344931221e-03f};
+};
+
+template <>
+struct MathTable<double> {
+  static constexpr double exp_low = -746.0, exp_high = 710.0;
+  static constexpr double log2_e = 1.44269504088896339e+00;
+  static constexpr double ln2_high = 6.93147180485539138e-01, ln2_low = 7.44061711001239685e-11;
+  static constexpr double exp[] = {
+      5.00000000000000000e-01, 1.66666666666666713e-01, 4.16666666666666713e-02,
+      8.33333333332598493e-03, 1.38888888888836419e-03, 1.98412698753421414e-04,
+      2.48015873259201627e-05, 2.75572547404054155e-06, 2.75572731719410790e-07,
+      2.51054909069866965e-08, 2.09148825634692007e-09};
+  static constexpr double tanh[] = {
+      -3.33333333333333315e-01, 1.33333333333331666e-01,  -5.39682539680369361e-02,
+      2.18694885251520948e-02,  -8.86323524097466786e-03, 3.59212354567019221e-03,
+      -1.45578993937980168e-03, 5.89735962275213807e-04,  -2.37840750531781512e-04,
+      9.30857338697643494e-05,  -3.17981481983303465e-05, 6.78374807573021351e-06};
+};
+
+template <class T>
+inline Vec<T> exp(Vec<T> x) {
+  using M = MathTable<T>;
+  x = min(Vec<T>(M::exp_high), max(Vec<T>(M::exp_low), x));
+  const Vec<T> n = round(x * Vec<T>(M::log2_e));
+  const Vec<T> zero(T(0));
+  Vec<T> r = fma(zero - n, Vec<T>(M::ln2_high), x);
+  r = fma(zero - n, Vec<T>(M::ln2_low), r);
+  const Vec<T> y = fma(r * r, polynomial(r, M::exp), r) + Vec<T>(T(1));
+  // 2^n in two steps, so that results near both ends of the range stay exact.
+  const Vec<T> half = round(n * Vec<T>(T(0.5)));
+  const auto pow2 = [](Vec<T> e) { return map<T>([&](int i) { return Reg<T>::pow2(e.part[i]); }); };
+  return y * pow2(half) * pow2(n - half);
+}
+
+template <class T>
+inline Vec<T> tanh(Vec<T> x) {
+  const Vec<T> one(T(1)), size = abs(x), square = x * x;
+  const Vec<T> small = fma(x * square, polynomial(square, MathTable<T>::tanh), x);
+  const Vec<T> e = exp(Vec<T>(T(-2)) * size);
+  const Vec<T> large = (one - e) / (one + e);
+  const Vec<T> zero(T(0));
+  return less(size, Vec<T>(T(0.6)), small, less(x, zero, zero - large, large));
+}
+
+// gelu(x) = x/2 (1 + tanh(u)) = x / (1 + exp(-2u)), u = sqrt(2/pi) (x + 0.044715 x³).
+template <class T>
+struct GeluTable {
+  static constexpr T minus_two_c = T(-1.5957691216057307117597842397375);
+  static constexpr T cubic = T(0.044715);
+};
+
+template <class T>
+inline Vec<T> gelu(Vec<T> x) {
+  using G = GeluTable<T>;
+  const Vec<T> one(T(1));
+  const Vec<T> u = x * fma(Vec<T>(G::cubic) * x, x, one);
+  return x / (one + exp(Vec<T>(G::minus_two_c) * u));
+}
+
+// d gelu / dx
+template <class T>
+inline Vec<T> gelu_slope(Vec<T> x) {
+  using G = GeluTable<T>;
+  const Vec<T> one(T(1)), square = x * x;
+  const Vec<T> u = x * fma(Vec<T>(G::cubic), square, one);
+  const Vec<T> s = one / (one + exp(Vec<T>(G::minus_two_c) * u));
+  const Vec<T> du = fma(Vec<T>(T(3) * G::cubic), square, one) * Vec<T>(-G::minus_two_c);
+  return fma(x * s * (one - s), du, s);
+}
+
+}  // namespace PM_ISA
+}  // namespace pyramoe::simd
