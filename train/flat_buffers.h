@@ -1,0 +1,50 @@
+// Where parameters and their gradients live: one flat buffer per kind of parameter.
+//
+// Every parameter of a group becomes a view of the group's flat buffer, and so does its gradient.
+// Zeroing, norms, clipping and the update then run over a few long ranges instead of hundreds of
+// small tensors, and the addresses never change. Views start at multiples of 64 bytes; the gaps
+// are zero and stay zero.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "nn/module.h"
+
+namespace pyramoe::train {
+
+// A parameter's place in its group: elements [begin, begin + numel).
+struct FlatSlot {
+  const nn::Parameter* parameter;
+  int64_t begin;
+};
+
+struct FlatGroup {
+  bool weight_decay = false;
+  std::vector<FlatSlot> slots;
+  Tensor param;  // (n), weights in the run's dtype
+  Tensor grad;   // (n), f32 or wider
+
+  // The part of a tensor of this group's size that belongs to one parameter, in its shape.
+  Tensor view(const Tensor& flat, const FlatSlot& slot) const;
+};
+
+class FlatBuffers {
+ public:
+  // Moves the module's parameters into flat buffers (values are kept).
+  explicit FlatBuffers(nn::Module& module);
+
+  std::vector<FlatGroup>& groups() { return groups_; }
+  const std::vector<FlatGroup>& groups() const { return groups_; }
+  // The next backward overwrites all gradients.
+  void reset_grads();
+  // After the last backward of a step: parameters that no loss reached have gradient zero.
+  void finish_grads();
+  // sqrt of the sum of squares of all gradients, summed in f64 in a fixed order.
+  double grad_norm() const;
+
+ private:
+  std::vector<FlatGroup> groups_;
+};
+
+}  // namespace pyramoe::train

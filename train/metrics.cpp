@@ -1,0 +1,118 @@
+#include "train/metrics.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <numeric>
+
+#include "core/file.h"
+
+namespace pyramoe::train {
+namespace {
+
+constexpr const char* kCsvHeader =
+    "step,tokens,loss,val_loss,balance_loss,distill_loss,lr,grad_norm,dropped,imbalance,"
+    "tokens_per_s";
+
+// JSON has no NaN: a value that is not finite becomes null.
+Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
+double per_second(const StepResult& r) {
+  return r.seconds > 0 ? static_cast<double>(r.step_tokens) / r.seconds : 0;
+}
+
+}  // namespace
+
+void add_layer_stats(const std::vector<nn::LayerStat>& stats, StepResult& result) {
+  if (stats.empty()) return;
+  std::map<int64_t, std::vector<int64_t>> load;
+  int64_t choices = 0, dropped = 0;
+  for (const nn::LayerStat& stat : stats) {
+    std::vector<int64_t>& sum = load[stat.layer];
+    const std::vector<double> counts = stat.load.to_vector();
+    sum.resize(counts.size());
+    for (size_t e = 0; e < counts.size(); ++e) {
+      sum[e] += static_cast<int64_t>(counts[e]);
+      choices += static_cast<int64_t>(counts[e]);
+    }
+    dropped += stat.dropped;
+  }
+  double imbalance = 0;
+  for (const auto& [layer, counts] : load) {
+    const auto total =
+        static_cast<double>(std::accumulate(counts.begin(), counts.end(), int64_t{0}));
+    const auto most = static_cast<double>(*std::max_element(counts.begin(), counts.end()));
+    if (total > 0) imbalance += most * static_cast<double>(counts.size()) / total;
+    result.load.push_back(counts);
+  }
+  result.imbalance = imbalance / static_cast<double>(load.size());
+  result.dropped = choices > 0 ? static_cast<double>(dropped) / static_cast<double>(choices) : 0;
+}
+
+Metrics::Metrics(const std::string& run_dir, int64_t step)
+    : json_(run_dir + "/metrics.jsonl"), csv_(run_dir + "/metrics.csv"), events_(run_dir) {
+  json_.truncate_to([&](std::string_view line) {
+    return parse_json(line, "metrics.jsonl", Exit::checkpoint).value("step", int64_t{0}) <= step;
+  });
+  csv_.truncate_to([&](std::string_view line) {
+    const std::string text(line.substr(0, line.find(',')));
+    return text == "step" || std::atoll(text.c_str()) <= step;
+  });
+  if (csv_.size() == 0) csv_.append(kCsvHeader);
+}
+
+void Metrics::write(const StepResult& r, bool with_load) {
+  Json row;
+  row["step"] = r.step;
+  row["loss"] = number(r.loss);
+  row["tokens"] = r.tokens;
+  row["tokens_per_s"] = number(per_second(r));
+  row["grad_norm"] = number(r.grad_norm);
+  row["lr"] = r.learning_rate;
+  row["step_ms"] = r.seconds * 1e3;
+  if (r.skipped) row["skipped"] = true;
+  if (!r.load.empty()) {
+    row["balance_loss"] = number(r.balance_loss);
+    if (r.z_loss != 0) row["z_loss"] = number(r.z_loss);
+    row["dropped"] = r.dropped;
+    row["imbalance"] = r.imbalance;
+    if (with_load) row["load"] = r.load;
+  }
+  if (r.distill_weight > 0) {
+    row["distill_loss"] = number(r.distill_loss);
+    row["distill_weight"] = r.distill_weight;
+  }
+  json_.append(row.dump());
+  csv_.append(cat(r.step, ",", r.tokens, ",", r.loss, ",,", r.balance_loss, ",", r.distill_loss,
+                  ",", r.learning_rate, ",", r.grad_norm, ",", r.dropped, ",", r.imbalance, ",",
+                  per_second(r)));
+  if (!with_load) return;  // TensorBoard gets the steps that are logged
+  events_.add_scalar("train/loss", r.step, r.loss);
+  events_.add_scalar("train/grad_norm", r.step, r.grad_norm);
+  events_.add_scalar("train/lr", r.step, r.learning_rate);
+  events_.add_scalar("train/tokens_per_s", r.step, per_second(r));
+  if (!r.load.empty()) {
+    events_.add_scalar("moe/load_balancing_loss", r.step, r.balance_loss);
+    events_.add_scalar("moe/drop_fraction", r.step, r.dropped);
+    events_.add_scalar("moe/imbalance", r.step, r.imbalance);
+  }
+  if (r.distill_weight > 0) events_.add_scalar("train/distill_loss", r.step, r.distill_loss);
+}
+
+void Metrics::write(const EvalResult& result, int64_t step, int64_t tokens) {
+  Json row;
+  row["step"] = step;
+  row["tokens"] = tokens;
+  row["val_loss"] = number(result.loss);
+  row["val_tokens"] = result.tokens;
+  for (const auto& [name, part] : result.domains) row["val"][name] = number(part.first);
+  json_.append(row.dump());
+  csv_.append(cat(step, ",", tokens, ",,", result.loss, ",,,,,,,"));
+  events_.add_scalar("val/loss", step, result.loss);
+  events_.add_scalar("val/ppl", step, std::exp(result.loss));
+  for (const auto& [name, part] : result.domains) {
+    events_.add_scalar("val/" + name, step, part.first);
+  }
+}
+
+}  // namespace pyramoe::train

@@ -1,0 +1,53 @@
+// What a run writes about itself: metrics.jsonl (one JSON object a line), metrics.csv and a
+// TensorBoard event file.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/json.h"
+#include "nn/context.h"
+#include "train/tensorboard.h"
+
+namespace pyramoe::train {
+
+// One optimizer step, as the trainer saw it. Losses are means over tokens, in nats.
+struct StepResult {
+  int64_t step = 0;    // steps done, this one included
+  int64_t tokens = 0;  // tokens seen, this step's included
+  double loss = 0;     // the objective without the side losses: cross-entropy
+  double balance_loss = 0, z_loss = 0, distill_loss = 0;  // before their coefficients
+  double grad_norm = 0, learning_rate = 0, distill_weight = 0;
+  double seconds = 0;
+  int64_t step_tokens = 0;
+  bool skipped = false;
+  // Of all layers of experts: share of choices dropped, and the busiest expert's load over the
+  // mean, averaged over layers.
+  double dropped = 0, imbalance = 0;
+  std::vector<std::vector<int64_t>> load;  // per layer of experts, summed over the step
+};
+
+// Folds the layer statistics of the step's micro-batches into `result`.
+void add_layer_stats(const std::vector<nn::LayerStat>& stats, StepResult& result);
+
+struct EvalResult {
+  double loss = 0;  // mean over all tokens, in nats
+  int64_t tokens = 0;
+  std::map<std::string, std::pair<double, int64_t>> domains;  // name -> (mean loss, tokens)
+};
+
+class Metrics {
+ public:
+  // Opens (or continues) the files of a run folder; rows of steps after `step` are cut off.
+  Metrics(const std::string& run_dir, int64_t step);
+  void write(const StepResult& result, bool with_load);
+  void write(const EvalResult& result, int64_t step, int64_t tokens);
+
+ private:
+  AppendLog json_, csv_;
+  EventFile events_;
+};
+
+}  // namespace pyramoe::train
