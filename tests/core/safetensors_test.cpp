@@ -177,7 +177,7 @@ TEST(Safetensors, AFullDiskLeavesTheOldFile) {
     remove_temp_files(folder.path());  // a disk that stays full may refuse even the removal
     if (!failed) break;
     // Only a failure of the last step, the flush of the folder, comes after the new name.
-    if (renamed) EXPECT_EQ(SafetensorsReader(folder / "f").entries().size(), 1u);
+    EXPECT_TRUE(!renamed || SafetensorsReader(folder / "f").entries().size() == 1);
   }
 }
 
