@@ -17,8 +17,9 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", "pyramoe 0.1.0");
   app.require_subcommand(1);
   app.get_formatter()->column_width(34);
-  app.footer("Exit codes: 0 done, 2 config or usage, 3 data, 4 checkpoint, 5 loss not finite,\n"
-             "6 a rank was lost, 7 out of memory, 75 stopped by a signal and saved.");
+  app.footer(
+      "Exit codes: 0 done, 2 config or usage, 3 data, 4 checkpoint, 5 loss not finite,\n"
+      "6 a rank was lost, 7 out of memory, 75 stopped by a signal and saved.");
   pyramoe::add_train(app);
   pyramoe::add_eval(app);
   pyramoe::add_generate(app);

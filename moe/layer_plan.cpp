@@ -74,7 +74,7 @@ class ExpertsText {
 
 }  // namespace
 
-const char* to_string(FfnKind kind) {
+const char* kind_name(FfnKind kind) {
   switch (kind) {
     case FfnKind::dense:
       return "dense";

@@ -9,7 +9,7 @@
 namespace pyramoe::moe {
 
 enum class FfnKind { dense, moe, residual_moe };
-const char* to_string(FfnKind kind);
+const char* kind_name(FfnKind kind);
 
 struct LayerPlan {
   FfnKind kind = FfnKind::dense;

@@ -46,8 +46,7 @@ struct ModelConfig {
     v("model.heads", heads, "attention heads; must divide model.dim", between(1, 1 << 16));
     v("model.context", context, "longest sequence, tokens", between(1, 1 << 24));
     v("model.vocab", vocab, "vocabulary size; at least the tokenizer's", between(2, 1 << 24));
-    v("model.hidden", hidden, "hidden size of a dense MLP; 0 = 4 * model.dim",
-      between(0, 1 << 24));
+    v("model.hidden", hidden, "hidden size of a dense MLP; 0 = 4 * model.dim", between(0, 1 << 24));
     v("model.dropout", dropout, "dropout of embeddings, attention and residual branches",
       between(0.0, 0.99));
     v("model.init_std", init_std,
@@ -55,34 +54,48 @@ struct ModelConfig {
       between(1e-6, 10.0));
     v("moe.experts", experts,
       "experts in each block's second half, 0 = dense: one number for all blocks, or a list such "
-      "as \"(0 32)*10 (0 64)*2\" that expands to model.layers entries");
+      "as \"(0 32)*10 (0 64)*2\" that expands to model.layers entries",
+      number_as_text());
     v("moe.top_k", top_k, "experts chosen for each token", between(1, 1024));
     v("moe.hidden", expert_hidden, "hidden size of an expert; 0 = 4 * model.dim",
       between(0, 1 << 24));
-    v("moe.gate", gate, "how scores are made and who is chosen: softmax, or sigmoid_bias "
+    v("moe.gate", gate,
+      "how scores are made and who is chosen: softmax, or sigmoid_bias "
       "(aux-loss-free: a bias per expert, moved against its load, steers the choice)",
       one_of({"softmax", "sigmoid_bias"}));
-    v("moe.noise", noise, "routing noise in training: none, jitter (gate input times U(1 +- "
+    v("moe.noise", noise,
+      "routing noise in training: none, jitter (gate input times U(1 +- "
       "moe.jitter)) or rsample (Gumbel noise on the logits of the choice)",
       one_of({"none", "jitter", "rsample"}));
     v("moe.jitter", jitter, "width of the jitter noise", between(0.0, 1.0));
-    v("moe.group", group, "routing group: consecutive sequences that share capacity and balance "
-      "loss; must divide train.micro_batch", between(1, 1 << 20));
-    v("moe.capacity_factor", capacity_factor, "rows an expert takes from a group, relative to an "
-      "even share of its choices; 0 = dropless. Evaluation never drops", between(0.0, 1e6));
+    v("moe.group", group,
+      "routing group: consecutive sequences that share capacity and balance "
+      "loss; must divide train.micro_batch",
+      between(1, 1 << 20));
+    v("moe.capacity_factor", capacity_factor,
+      "rows an expert takes from a group, relative to an "
+      "even share of its choices; 0 = dropless. Evaluation never drops",
+      between(0.0, 1e6));
     v("moe.min_capacity", min_capacity, "least rows an expert takes from a group",
       between(1, 1 << 24));
-    v("moe.drop_by", drop_by, "who is dropped beyond capacity: position (later tokens), "
+    v("moe.drop_by", drop_by,
+      "who is dropped beyond capacity: position (later tokens), "
       "probability (lowest gate probability) or random (random token selection)",
       one_of({"position", "probability", "random"}));
-    v("moe.renormalize", renormalize, "divide a token's kept weights by their sum (top-2 and more "
+    v("moe.renormalize", renormalize,
+      "divide a token's kept weights by their sum (top-2 and more "
       "usually do; with top_k = 1 the raw probability is the paper's choice)");
     v("moe.residual", residual, "Residual-MoE: a dense MLP beside the experts (PR-MoE)");
-    v("moe.residual_mix", residual_mix, "how the two branches meet: sum (the paper's text) or "
-      "learned (a softmax of two per token, the released code)", one_of({"sum", "learned"}));
-    v("moe.shared_hidden", shared_hidden, "hidden size of the residual MLP (a shared expert); 0 = "
-      "as moe.hidden", between(0, 1 << 24));
-    v("moe.balance_loss", balance_loss, "which choices the load-balancing loss counts: first "
+    v("moe.residual_mix", residual_mix,
+      "how the two branches meet: sum (the paper's text) or "
+      "learned (a softmax of two per token, the released code)",
+      one_of({"sum", "learned"}));
+    v("moe.shared_hidden", shared_hidden,
+      "hidden size of the residual MLP (a shared expert); 0 = "
+      "as moe.hidden",
+      between(0, 1 << 24));
+    v("moe.balance_loss", balance_loss,
+      "which choices the load-balancing loss counts: first "
       "(GShard, DeepSpeed top-1 and top-2) or all (Switch for k choices)",
       one_of({"first", "all"}));
     v("moe.balance_coef", balance_coef, "weight of the load-balancing loss, summed over layers",
@@ -92,7 +105,8 @@ struct ModelConfig {
     v("moe.bias_rate", bias_rate, "step of the balancing bias (gate sigmoid_bias)",
       between(0.0, 1.0));
     v("moe.force_balance", force_balance, "route tokens round-robin, for benchmarks only");
-    v("moe.dispatch", dispatch, "segments (sorted rows, grouped GEMM) or einsum (dense one-hot, "
+    v("moe.dispatch", dispatch,
+      "segments (sorted rows, grouped GEMM) or einsum (dense one-hot, "
       "the baseline of the paper's sparse-dispatch comparison)",
       one_of({"segments", "einsum"}));
   }

@@ -71,7 +71,7 @@ std::vector<std::string> copy_teacher_layers(nn::Gpt& student,
   std::vector<std::string> lines;
   for (size_t i = 0; i < from.size(); ++i) {
     const LayerPlan& plan = student_plan[i];
-    lines.push_back(cat("student layer ", i, " (", to_string(plan.kind),
+    lines.push_back(cat("student layer ", i, " (", kind_name(plan.kind),
                         plan.experts ? cat(", ", plan.experts, " experts") : "", ") <- ",
                         from[i] < 0 ? "random" : cat("teacher layer ", from[i])));
   }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/dtype.h"
 #include "moe/model_config.h"
 
 namespace pyramoe::train {
@@ -197,6 +198,9 @@ struct RunConfig {
     parallel.fields(v);
   }
 
+  // The rules that span several keys.
+  void check(ConfigProblems& problems) const;
+
   int64_t micro_batch() const { return train.micro_batch > 0 ? train.micro_batch : train.batch; }
 };
 
@@ -206,7 +210,7 @@ struct RunConfig {
 RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides);
 // The same from the text saved in a run or checkpoint.
 RunConfig parse_run_config(const std::string& toml, const std::string& what);
-// The rules that span several keys.
-void check_run_config(const RunConfig& config);
+
+DType dtype_of(const RunConfig& config);
 
 }  // namespace pyramoe::train

@@ -1,0 +1,124 @@
+#include "train/run.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cstdio>
+
+#include "core/file.h"
+#include "core/parallel.h"
+#include "infer/generate.h"
+#include "moe/model_cost.h"
+#include "train/progress.h"
+#include "train/run_folder.h"
+#include "train/signals.h"
+
+namespace pyramoe::train {
+namespace {
+
+class Run {
+ public:
+  Run(const RunConfig& config, Device device)
+      : lock_(config.dir), config_(config), trainer_(config, device) {
+    resume_or_start();
+    metrics_ = std::make_unique<Metrics>(config.dir, trainer_.steps_done());
+    progress_ = std::make_unique<Progress>(trainer_.steps_done(), config.train.steps,
+                                           config.train.log_every);
+  }
+
+  EvalResult go() {
+    const TrainConfig& t = config_.train;
+    bool saved = false, validated = false;
+    while (trainer_.steps_done() < t.steps) {
+      const StepResult result = trainer_.step();
+      if (stop_requested()) stop();
+      const bool log = result.step % t.log_every == 0 || result.step == t.steps;
+      metrics_->write(result, log);
+      progress_->step(result);
+      const auto due = [&](int64_t every) { return every > 0 && result.step % every == 0; };
+      validated = saved = false;
+      if (due(t.eval_every)) validated = validate(result);
+      if (due(t.sample_every)) sample();
+      if (due(t.save_every)) saved = save();
+    }
+    if (!validated) validate_at_end();
+    if (!saved) save();
+    return last_;
+  }
+
+ private:
+  void resume_or_start() {
+    if (nn::Checkpoint::exists(config_.dir)) {
+      const nn::Checkpoint checkpoint = nn::Checkpoint::newest(config_.dir);
+      trainer_.resume(checkpoint);
+      std::printf("resumed from %s\n", checkpoint.folder().c_str());
+    } else {
+      for (const std::string& note : trainer_.notes()) std::printf("%s\n", note.c_str());
+    }
+    write_file(config_.dir + "/config.toml", to_toml(config_));
+    if (trainer_.tokenizer()) trainer_.tokenizer()->save(config_.dir + "/tokenizer");
+    const moe::ModelCost cost = moe::model_cost(config_.model, dtype_of(config_));
+    std::printf("%s parameters, %s active per token, %s in experts; %d threads\n",
+                with_commas(cost.params_total).c_str(), with_commas(cost.params_active).c_str(),
+                with_commas(cost.params_expert).c_str(), num_threads());
+    std::fflush(stdout);
+  }
+
+  [[noreturn]] void stop() {
+    save();
+    fail(Exit::preempted, "stopped by a signal after step ", trainer_.steps_done(),
+         "; saved. The same command goes on from there");
+  }
+
+  bool validate(const StepResult& result) {
+    last_ = trainer_.evaluate();
+    if (stop_requested()) stop();
+    if (last_.tokens == 0) return true;
+    metrics_->write(last_, result.step, result.tokens);
+    progress_->eval(last_, result.step);
+    return true;
+  }
+
+  void validate_at_end() {
+    StepResult at_end;
+    at_end.step = trainer_.steps_done();
+    at_end.tokens = trainer_.tokens_seen();
+    validate(at_end);
+  }
+
+  bool save() {
+    const auto begin = std::chrono::steady_clock::now();
+    const std::string folder = trainer_.save();
+    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - begin;
+    progress_->say(fmt::format("saved {} in {:.1f} s", folder, time.count()));
+    return true;
+  }
+
+  void sample() {
+    if (!trainer_.tokenizer()) return;
+    infer::GenerateOptions options;
+    options.prompt = config_.train.sample_prompt;
+    options.tokens = config_.train.sample_tokens;
+    options.sampling.seed = static_cast<uint64_t>(trainer_.steps_done());
+    const std::string text = infer::generate(trainer_.model(), *trainer_.tokenizer(), options).text;
+    AppendFile(config_.dir + "/samples.txt")
+        .append(cat("--- step ", trainer_.steps_done(), "\n", text, "\n"));
+    progress_->say("sample: " + text);
+  }
+
+  RunLock lock_;
+  RunConfig config_;
+  Trainer trainer_;
+  std::unique_ptr<Metrics> metrics_;
+  std::unique_ptr<Progress> progress_;
+  EvalResult last_;
+};
+
+}  // namespace
+
+EvalResult run_training(const RunConfig& config, Device device) {
+  const StopSignals signals;
+  return Run(config, device).go();
+}
+
+}  // namespace pyramoe::train

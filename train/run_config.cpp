@@ -1,0 +1,133 @@
+#include "train/run_config.h"
+
+#include <cstdlib>
+
+#include "core/file.h"
+#include "moe/layer_plan.h"
+#include "moe/model_cost.h"
+#include "moe/student.h"
+
+namespace pyramoe::train {
+namespace {
+
+void check_batches(const RunConfig& c, ConfigProblems& problems) {
+  const int64_t micro = c.micro_batch();
+  if (c.train.batch % micro != 0) {
+    problems.add("train.micro_batch", cat("must divide train.batch = ", c.train.batch));
+  }
+  if (c.train.ramp_start > 0) {
+    if (c.train.ramp_start % micro != 0) {
+      problems.add("train.ramp_start", cat("must be a multiple of train.micro_batch = ", micro));
+    }
+    if (c.train.batch % c.train.ramp_start != 0) {
+      problems.add("train.ramp_start", cat("must divide train.batch = ", c.train.batch));
+    }
+  }
+  bool has_experts = false;
+  for (const int64_t experts : moe::expand_experts(c.model.experts, c.model.layers)) {
+    has_experts |= experts > 0;
+  }
+  if (has_experts && micro % c.model.group != 0) {
+    int64_t below = c.model.group;
+    while (micro % below != 0) --below;
+    problems.add("moe.group", cat("must divide train.micro_batch = ", micro,
+                                  ", so that no group spans two passes; the nearest is ", below));
+  }
+}
+
+void check_training(const RunConfig& c, ConfigProblems& problems) {
+  if (c.train.min_lr > c.train.lr) {
+    problems.add("train.min_lr", cat("must not be above train.lr = ", c.train.lr));
+  }
+  if (c.train.decay_tokens > 0 && c.train.decay_tokens <= c.train.warmup_tokens) {
+    problems.add("train.decay_tokens",
+                 cat("must be above train.warmup_tokens = ", c.train.warmup_tokens));
+  }
+  if (!c.init.from.empty() && !c.init.from_dense.empty()) {
+    problems.add("init.from", "and init.from_dense exclude each other: a model starts once");
+  }
+  if (c.distill.init == "teacher" && c.distill.teacher.empty()) {
+    problems.add("distill.init", "needs distill.teacher, the run that the layers come from");
+  }
+  if (c.distill.init == "teacher" && !(c.init.from.empty() && c.init.from_dense.empty())) {
+    problems.add("distill.init", "and init.* exclude each other: a model starts once");
+  }
+}
+
+void check_data(const RunConfig& c, ConfigProblems& problems) {
+  if (c.data.synthetic && !c.data.sources.empty()) {
+    problems.add("data.sources", "must be empty when data.synthetic is true");
+  }
+  if (!c.data.weights.empty() && c.data.weights.size() != c.data.sources.size()) {
+    problems.add("data.weights", cat("must have one entry per data.sources (",
+                                     c.data.sources.size(), "), or none"));
+  }
+  for (const double weight : c.data.weights) {
+    if (!(weight > 0)) problems.add("data.weights", "must all be above 0");
+  }
+}
+
+void check_parallel(const RunConfig& c, ConfigProblems& problems) {
+  if (c.parallel.data > 1) {
+    problems.add("parallel.data", "must be 1 or 0: this program runs as one rank");
+  }
+  if (c.parallel.tensor > 1) {
+    problems.add("parallel.tensor", "must be 1: this program runs as one rank");
+  }
+  if (c.parallel.expert != "auto" && c.parallel.expert != "1") {
+    problems.add("parallel.expert", "must be auto or 1: this program runs as one rank");
+  }
+  const char* tasks = std::getenv("SLURM_NTASKS");
+  if (tasks != nullptr && std::atoll(tasks) > 1) {
+    problems.add_line(
+        cat("SLURM_NTASKS = ", tasks, ": every task would train its own model; start one task"));
+  }
+}
+
+RunConfig finish(const ConfigSource& source) {
+  RunConfig config;
+  apply_config(source, config);
+  if (config.distill.student_layers > 0) {
+    if (config.distill.teacher.empty()) {
+      fail(Exit::config, "distill.student_layers = ", config.distill.student_layers,
+           " needs distill.teacher, the run whose model is cut");
+    }
+    const std::string file = config.distill.teacher + "/config.toml";
+    const RunConfig teacher = parse_run_config(read_file(file, 1 << 20, Exit::config), file);
+    config.model = moe::student_config(teacher.model, config.distill.student_layers);
+    config.distill.student_layers = 0;  // the saved config then stands for itself
+  }
+  return config;
+}
+
+}  // namespace
+
+void RunConfig::check(ConfigProblems& problems) const {
+  check_training(*this, problems);
+  check_data(*this, problems);
+  check_parallel(*this, problems);
+  try {
+    if (distill.student_layers == 0) {
+      moe::model_cost(model, DType::f32);
+      check_batches(*this, problems);
+    }
+  } catch (const Error& error) {
+    problems.add_line(error.what());
+  }
+}
+
+RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides) {
+  return finish(load_config(path, overrides));
+}
+
+RunConfig parse_run_config(const std::string& toml, const std::string& what) {
+  return finish(parse_config(toml, what));
+}
+
+DType dtype_of(const RunConfig& config) {
+  return config.train.dtype == "f64"    ? DType::f64
+         : config.train.dtype == "bf16" ? DType::bf16
+                                        : DType::f32;
+}
+
+}  // namespace pyramoe::train

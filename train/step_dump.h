@@ -1,0 +1,28 @@
+// train.dump: everything that the first step computed, by global names, in one safetensors file.
+// Dumps of two programs or two layouts can be compared file to file.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "nn/gpt.h"
+#include "train/flat_buffers.h"
+#include "train/metrics.h"
+
+namespace pyramoe::train {
+
+class StepDump {
+ public:
+  void add_logits(const Tensor& logits);           // of each micro-batch, in order
+  void add_gradients(const FlatBuffers& buffers);  // before clipping
+  // Writes folder/step.safetensors: loss, balance_loss, distill_loss, grad_norm (1) f64; logits
+  // (batch * context, V); grad.NAME; param.NAME after the update.
+  void write(const StepResult& result, nn::Gpt& model, const std::string& folder);
+
+ private:
+  Tensors logits_;
+  std::vector<std::pair<std::string, Tensor>> items_;
+};
+
+}  // namespace pyramoe::train
