@@ -55,5 +55,27 @@ Var cross_entropy(const Var& logits, const Tensor& target,
 Var distill_loss(const Var& student, const Tensor& teacher,
                  double temperature);  // mean T^2 KL(teacher || student) -> (1)
 
-// ---- moe: see autograd/ops/moe.cpp and core/kernels/moe.h
+// ---- moe; row (N, k) i32 is the segment row of each choice, -1 where dropped
+Var jitter(const Var& x, double width, const RngKey& key,
+           int64_t first_row);     // x * U(1 - width, 1 + width); width = 0 is x itself
+Var sigmoid_rows(const Var& x);    // (N, E); a row with a NaN is all NaN
+Var normalize_rows(const Var& x);  // rows over their sums
+Var take(const Var& score, const Tensor& expert);  // (N, E), (N, k) i32 -> (N, k)
+Var keep_weights(const Var& weight, const Tensor& row,
+                 bool renormalize);  // (N, k) -> 0 where dropped, over the sum of the kept ones
+Var balance_loss(const Var& p, const Tensor& expert, int64_t group_rows,
+                 bool all_choices);                // (N, E), (N, k) i32 -> (1), 1 when p is uniform
+Var z_loss(const Var& logits);                     // mean squared log-sum-exp of the rows -> (1)
+Var to_segments(const Var& x, const Tensor& row);  // (N, D) -> (N k, D), sorted by expert
+Var from_segments(const Var& x, const Var& weight,
+                  const Tensor& row);  // (R, D), (N, k) -> (N, D), the weighted sum of choices
+Var grouped_linear(const Var& x, const Tensor& offsets, const Var& w,
+                   const Var& bias);  // (R, K), (E + 1) i32, (E, M, K), (E, M) or undefined
+Var grouped_linear_gelu(const Var& x, const Tensor& offsets, const Var& w,
+                        const Var& bias);  // gelu(grouped_linear(...)), one kernel
+Var einsum_dispatch(const Var& x, const Tensor& slot,
+                    int64_t slots);  // (N, D), (N, k) i32 -> (slots, D) by a one-hot product
+Var einsum_combine(const Var& x, const Var& weight,
+                   const Tensor& slot);  // (slots, D), (N, k) -> (N, D) by a one-hot product
+Var mix(const Var& a, const Var& b, const Var& share);  // share (N, 2): share_0 a + share_1 b
 }  // namespace pyramoe::ops
