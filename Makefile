@@ -1,0 +1,48 @@
+# The front door. `make help` lists what it can do.
+BUILD   ?= build
+JOBS    ?= $(shell nproc)
+CONFIGURE = cmake -S . -B $(BUILD) -DCMAKE_BUILD_TYPE=Release
+
+.PHONY: all build deps demo test smoke fuzz asan format format-check clean help
+
+all: build
+
+help:
+	@echo "make            build build/pyramoe (Release)"
+	@echo "make demo       install what is missing, build, train three models on real text"
+	@echo "make demo DATA=my.txt    the same on your own text"
+	@echo "make test       install what is missing, build and run all tests"
+	@echo "make asan       build with address and undefined-behaviour sanitizers, run all tests"
+	@echo "make fuzz       build the fuzzers (clang) and replay their corpora"
+	@echo "make format     clang-format all sources; make format-check only looks"
+	@echo "make clean      delete the build folders"
+
+deps:
+	@cmake/install_deps.sh
+
+build:
+	@$(CONFIGURE) -DPYRAMOE_TESTS=OFF
+	@cmake --build $(BUILD) --parallel $(JOBS) --target pyramoe
+
+demo: deps
+	@experiments/demo/demo.sh $(BUILD) "$(DATA)"
+
+test: deps
+	@$(CONFIGURE) -DPYRAMOE_TESTS=ON
+	@cmake --build $(BUILD) --parallel $(JOBS)
+	@tests/run.sh $(BUILD)
+
+asan: deps
+	@cmake -S . -B build-asan -DCMAKE_BUILD_TYPE=RelWithDebInfo -DPYRAMOE_TESTS=ON \
+	  -DPYRAMOE_SANITIZE=address,undefined
+	@cmake --build build-asan --parallel $(JOBS)
+	@tests/run.sh build-asan
+
+format:
+	@git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs clang-format -i
+
+format-check:
+	@git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs clang-format --dry-run --Werror
+
+clean:
+	@rm -rf build build-*
