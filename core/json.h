@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "core/error.h"
+#include "core/text.h"
 
 namespace pyramoe {
 
@@ -54,10 +55,6 @@ double json_value<double>(const Json&, const std::string&, const std::string&, E
 template <>
 std::string json_value<std::string>(const Json&, const std::string&, const std::string&, Exit);
 
-// A short form of text that came from a file, safe to show on a terminal: control bytes and bytes
-// that are not UTF-8 as \xNN, the rest as it is. `quoted` puts it in double quotes.
-std::string printable(std::string_view text, size_t max_bytes = 80);
-std::string quoted(std::string_view text, size_t max_bytes = 80);
 // What a JSON parser's exception says, without its own prefix and at readable length.
 std::string json_complaint(const std::exception& error);
 

@@ -1,0 +1,158 @@
+// The one page that includes toml++. Its tables are flattened to dotted keys with their lines.
+//
+// toml++ recurses when it destroys nested tables, and dotted keys nest without a limit of its own;
+// so the depth of keys is bounded before it sees the text.
+#include "core/config_toml.h"
+
+#include "core/text.h"
+
+// The standard library reads doubles exactly and whatever the locale; toml++ 3.3 does not expect
+// it.
+#define TOML_FLOAT_CHARCONV 1
+#define TOML_MAX_NESTED_VALUES 16
+#define TOML_ENABLE_FORMATTERS 0
+#include <toml++/toml.h>
+
+namespace pyramoe {
+namespace {
+
+constexpr int64_t kMaxKeyDepth = 16;
+
+// Walks over strings and comments as TOML has them and counts the dots of each key. Where the text
+// is malformed the parser stops too, so what comes after does not matter.
+void check_key_depth(std::string_view text, const std::string& what) {
+  int64_t dots = 0;
+  int64_t line = 1;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '"' || c == '\'') {
+      const bool is_long = text.substr(i, 3) == std::string(3, c);
+      const std::string end(is_long ? 3 : 1, c);
+      for (i += end.size(); i < text.size() && text.substr(i, end.size()) != end; ++i) {
+        if (text[i] == '\n') {
+          ++line;
+          if (!is_long) break;
+        }
+        if (text[i] == '\\' && c == '"') ++i;
+      }
+      // A long string may end in up to two more quotes of its own.
+      i += end.size() - 1;
+      while (is_long && i + 1 < text.size() && text[i + 1] == c) ++i;
+    } else if (c == '#') {
+      i = std::min(text.find('\n', i), text.size()) - 1;
+    } else if (c == '\n') {
+      ++line;
+      dots = 0;
+    } else if (c == '.') {
+      if (++dots > kMaxKeyDepth)
+        fail(Exit::config, what, ":", line, ": a key of more than ", kMaxKeyDepth, " parts");
+    } else if (std::string_view("=,[]{}").find(c) != std::string_view::npos) {
+      dots = 0;
+    }
+  }
+}
+
+std::optional<ConfigScalar> scalar_of(const toml::node& node) {
+  if (const auto* value = node.as_boolean()) return ConfigScalar(value->get());
+  if (const auto* value = node.as_integer()) return ConfigScalar(value->get());
+  if (const auto* value = node.as_floating_point()) return ConfigScalar(value->get());
+  if (const auto* value = node.as_string()) return ConfigScalar(value->get());
+  return std::nullopt;
+}
+
+// Nothing for dates and for lists of lists or tables.
+std::optional<ConfigValue> value_of(const toml::node& node) {
+  if (const auto* array = node.as_array()) {
+    ConfigList list;
+    for (const toml::node& element : *array) {
+      auto scalar = scalar_of(element);
+      if (!scalar) return std::nullopt;
+      list.push_back(std::move(*scalar));
+    }
+    return ConfigValue(std::move(list));
+  }
+  auto scalar = scalar_of(node);
+  if (!scalar) return std::nullopt;
+  return std::visit([](auto& value) { return ConfigValue(std::move(value)); }, *scalar);
+}
+
+void flatten(const toml::table& table, const std::string& prefix, const std::string& what,
+             std::vector<ConfigItem>& items) {
+  for (const auto& [name, node] : table) {
+    const std::string key = prefix + std::string(name.str());
+    if (const toml::table* inner = node.as_table()) {
+      flatten(*inner, key + ".", what, items);
+      continue;
+    }
+    const std::string origin = cat(what, ":", node.source().begin.line);
+    auto value = value_of(node);
+    if (!value)
+      fail(Exit::config, origin, ": ", printable(key),
+           ": dates, and lists of lists or tables, have no place in a config");
+    items.push_back({key, std::move(*value), origin, false, ""});
+  }
+}
+
+std::vector<std::string> includes_of(const ConfigItem& item) {
+  const std::string need = item.origin + ": include must be a list of file names";
+  if (const auto* name = std::get_if<std::string>(&item.value)) return {*name};
+  const auto* list = std::get_if<ConfigList>(&item.value);
+  if (!list) fail(Exit::config, need);
+  std::vector<std::string> names;
+  for (const ConfigScalar& element : *list) {
+    const auto* name = std::get_if<std::string>(&element);
+    if (!name) fail(Exit::config, need);
+    names.push_back(*name);
+  }
+  return names;
+}
+
+// A file's keys in the order of its lines; toml++ sorts them by name.
+void sort_by_line(std::vector<ConfigItem>& items) {
+  const auto line = [](const ConfigItem& item) {
+    return std::stoll(item.origin.substr(item.origin.rfind(':') + 1));
+  };
+  std::stable_sort(items.begin(), items.end(),
+                   [&](const ConfigItem& a, const ConfigItem& b) { return line(a) < line(b); });
+}
+
+}  // namespace
+
+TomlFile parse_toml(const std::string& text, const std::string& what) {
+  if (static_cast<int64_t>(text.size()) > kMaxConfig)
+    fail(Exit::config, what, ": ", text.size(), " bytes are too many for a config, at most ",
+         kMaxConfig, " are allowed");
+  check_key_depth(text, what);
+  TomlFile file;
+  try {
+    const toml::table table = toml::parse(text, what);
+    flatten(table, "", what, file.items);
+  } catch (const toml::parse_error& error) {
+    fail(Exit::config, what, ":", error.source().begin.line, ":", error.source().begin.column,
+         ": not valid TOML: ", printable(error.description(), 300));
+  }
+  sort_by_line(file.items);
+  for (size_t i = 0; i < file.items.size(); ++i) {
+    if (file.items[i].key != "include") continue;
+    file.includes = includes_of(file.items[i]);
+    file.items.erase(file.items.begin() + static_cast<std::ptrdiff_t>(i));
+    break;
+  }
+  return file;
+}
+
+std::optional<ConfigValue> parse_toml_value(std::string_view text) {
+  if (text.empty() || text.find('\n') != std::string_view::npos) return std::nullopt;
+  const std::string document = "value = " + std::string(text) + "\n";
+  try {
+    check_key_depth(document, "");
+    const toml::table table = toml::parse(document);
+    const toml::node* node = table.get("value");
+    return node && table.size() == 1 ? value_of(*node) : std::nullopt;
+  } catch (const toml::parse_error&) {
+  } catch (const Error&) {
+  }
+  return std::nullopt;
+}
+
+}  // namespace pyramoe
