@@ -151,9 +151,11 @@ size_t safe_cut(std::string_view text, size_t from) {
   return text.size();
 }
 
-size_t last_safe_cut(std::string_view text, size_t from) {
+size_t last_safe_cut(std::string_view text, size_t from, size_t window) {
   if (text.empty()) return 0;
-  for (size_t at = from < text.size() ? from : text.size() - 1; at > 0; --at) {
+  const size_t first = from < text.size() ? from : text.size() - 1;
+  const size_t stop = first > window ? first - window : 0;
+  for (size_t at = first; at > stop; --at) {
     if (is_safe_cut(text, at)) return at;
   }
   return 0;

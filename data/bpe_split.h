@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string_view>
 #include <vector>
 
@@ -29,7 +30,7 @@ std::vector<std::string_view> split_words_pcre2(std::string_view text);
 // own, give the words of the whole: before white space that follows something else. text.size()
 // if there is none.
 size_t safe_cut(std::string_view text, size_t from);
-// The last such place at or before `from`; 0 if there is none.
-size_t last_safe_cut(std::string_view text, size_t from);
+// The last such place at or before `from`, looking back no more than `window` bytes; 0 if none.
+size_t last_safe_cut(std::string_view text, size_t from, size_t window = SIZE_MAX);
 
 }  // namespace pyramoe::data
