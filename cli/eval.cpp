@@ -1,0 +1,117 @@
+// pyramoe eval: zero-shot scores of a trained model, counted as lm-eval does.
+#include <unistd.h>
+
+#include <cstdio>
+#include <iostream>
+
+#include "cli/commands.h"
+#include "core/file.h"
+#include "infer/eval_report.h"
+#include "infer/evaluate.h"
+#include "infer/run.h"
+
+namespace pyramoe {
+namespace {
+
+struct Options {
+  std::string run, tasks, data, dtype, device = "cpu", output_path;
+  infer::EvalOptions eval;
+  bool json = false;
+};
+
+// One line on a terminal, redrawn in place; nothing when stderr is a file.
+void show_progress(const infer::Task& task, int64_t done, int64_t total) {
+  if (isatty(STDERR_FILENO) != 1) return;
+  std::fprintf(stderr, "\r%-16s %lld/%lld%s", task.name.c_str(), static_cast<long long>(done),
+               static_cast<long long>(total), done == total ? "\r\x1b[K" : "");
+  std::fflush(stderr);
+}
+
+void write_output(const Options& options, const Json& json,
+                  const std::vector<infer::TaskResult>& results) {
+  make_folders(options.output_path, Exit::data);
+  write_file(options.output_path + "/results.json", dump_json(json, 2) + "\n", Exit::data);
+  if (!options.eval.keep_samples) return;
+  for (const infer::TaskResult& result : results) {
+    write_file(options.output_path + "/samples_" + result.task->name + ".jsonl",
+               infer::samples_jsonl(result), Exit::data);
+  }
+}
+
+void warn(const std::vector<infer::TaskResult>& results) {
+  for (const infer::TaskResult& result : results) {
+    if (result.cut == 0) continue;
+    std::fprintf(stderr,
+                 "%s: %lld continuations were longer than the model's context and lost their "
+                 "beginning; their scores are not comparable\n",
+                 result.task->name.c_str(), static_cast<long long>(result.cut));
+  }
+}
+
+void eval_command(const Options& options) {
+  if (options.tasks.empty()) {
+    fail(Exit::config, "eval: expected --tasks NAME,...; pyramoe eval --help lists them");
+  }
+  const std::vector<const infer::Task*> tasks = infer::parse_tasks(options.tasks);
+  if (options.data.empty()) {
+    fail(Exit::config, "eval: --tasks needs --data DIR, the folder with the tasks' files");
+  }
+  if (options.eval.keep_samples && options.output_path.empty()) {
+    fail(Exit::config, "eval: --log-samples needs --output-path DIR");
+  }
+  for (const infer::Task* task : tasks) infer::load_task(*task, options.data);
+  infer::LoadedRun run =
+      infer::load_run(options.run, infer::parse_dtype(options.dtype), parse_device(options.device));
+  if (!run.has_tokenizer) {
+    std::fprintf(stderr, "%s has no tokenizer (it trained on generated tokens): text is bytes\n",
+                 run.folder.c_str());
+  }
+  const std::vector<infer::TaskResult> results =
+      infer::evaluate_tasks(run, tasks, options.data, options.eval, show_progress);
+  warn(results);
+  const Json json = infer::results_json(results, run, options.eval);
+  if (!options.output_path.empty()) write_output(options, json, results);
+  if (options.json) {
+    std::cout << dump_json(json, 2) << "\n";
+  } else {
+    std::cout << infer::results_table(results) << "protocol " << infer::kProtocol << ", "
+              << run.checkpoint << "\n";
+  }
+}
+
+std::string task_list() {
+  std::string text;
+  for (const infer::Task& task : infer::all_tasks()) {
+    text += (text.empty() ? "" : ", ") + task.name;
+  }
+  return text;
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  Options& o = *options;
+  CLI::App* command = app.add_subcommand("eval", "Score a trained model on zero-shot tasks");
+  command->add_option("run", o.run, "run folder, or one of its checkpoints")->required();
+  command->add_option("--tasks", o.tasks, "comma-separated: " + task_list());
+  command->add_option("--data", o.data, "folder with the tasks' files (docs/eval.md)");
+  command->add_option("--limit", o.eval.limit, "only the first N questions of each task; 0 = all")
+      ->capture_default_str();
+  command
+      ->add_option("--batch-size,--batch_size", o.eval.batch_size,
+                   "sequences in one pass; 0 = by length. Scores never depend on it")
+      ->capture_default_str();
+  command->add_option("--output-path,--output_path", o.output_path, "folder for results.json");
+  command->add_flag("--log-samples,--log_samples", o.eval.keep_samples,
+                    "every question with its scores, into --output-path");
+  command->add_option("--dtype", o.dtype, "f32, bf16 or f64; default: as the model was trained");
+  command->add_option("--device", o.device, "cpu or cuda")->capture_default_str();
+  command->add_flag("--json", o.json, "print one JSON object instead of a table");
+  command->footer(
+      "Prompts and counting are lm-eval's (docs/eval.md); token dropping is off.\n\n"
+      "  pyramoe eval runs/my_run --tasks lambada_openai,piqa --data eval_data --limit 200");
+  command->callback([options] { eval_command(*options); });
+}
+
+}  // namespace pyramoe
