@@ -2,6 +2,7 @@
 // (not on ranks, threads or micro-batches).
 #pragma once
 
+#include <cmath>
 #include <string>
 
 #include "core/config.h"
@@ -114,6 +115,8 @@ struct ModelConfig {
   int64_t dense_hidden() const { return hidden > 0 ? hidden : 4 * dim; }
   int64_t moe_hidden() const { return expert_hidden > 0 ? expert_hidden : 4 * dim; }
   int64_t residual_hidden() const { return shared_hidden > 0 ? shared_hidden : moe_hidden(); }
+  // GPT-2: what is added to the residual stream shrinks with the number of additions.
+  double out_std() const { return init_std / std::sqrt(2.0 * static_cast<double>(layers)); }
 };
 
 }  // namespace pyramoe::moe

@@ -22,15 +22,14 @@ Var& Module::add_expert_parameter(std::string name, Shape shape, const Build& bu
   return var;
 }
 
-Tensor& Module::add_buffer(std::string name, Tensor value) {
+Var& Module::add_buffer(std::string name, Tensor value) {
   auto own = std::make_unique<Own>();
   own->name = std::move(name);
-  own->parameter.var = Var(value);
+  own->parameter.var = Var(std::move(value));
   own->parameter.trainable = false;
   own->parameter.weight_decay = false;
   own_.push_back(std::move(own));
-  buffers_.push_back(std::make_unique<Tensor>(std::move(value)));
-  return *buffers_.back();
+  return own_.back()->parameter.var;
 }
 
 void Module::collect(const std::string& prefix, bool with_buffers, std::vector<Parameter*>& all) {

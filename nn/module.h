@@ -39,7 +39,7 @@ class Module {
   Var& add_expert_parameter(std::string name, Shape shape, const Build& build, Init init,
                             bool weight_decay = true);
   // Saved and exported, never optimised (the balancing bias of a gate). f32 at least.
-  Tensor& add_buffer(std::string name, Tensor value);
+  Var& add_buffer(std::string name, Tensor value);
   template <class M>
   M& add_module(std::string name, std::unique_ptr<M> child) {
     M& reference = *child;
@@ -60,7 +60,6 @@ class Module {
 
   // unique_ptr elements: references handed out stay valid as the vectors grow.
   std::vector<std::unique_ptr<Own>> own_;
-  std::vector<std::unique_ptr<Tensor>> buffers_;
   std::vector<Child> children_;
 };
 

@@ -1,0 +1,19 @@
+// The dense one-hot form of dispatch: every expert gets the same number of slots, and tokens reach
+// them by a product with an (N, E C) mask, as the einsum code of GShard and early DeepSpeed did.
+// It multiplies zeros, on purpose.
+#pragma once
+
+#include "moe/routing.h"
+
+namespace pyramoe::moe {
+
+struct EinsumSlots {
+  Tensor slot;     // (N, k) i32 in [0, E C), -1 = dropped
+  Tensor offsets;  // (E + 1) i32: 0, C, 2 C, …
+  int64_t total;   // E C
+};
+
+// C is the longest segment, at least 1; reading it waits for the device.
+EinsumSlots einsum_slots(const Routing& routing);
+
+}  // namespace pyramoe::moe

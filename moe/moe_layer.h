@@ -1,0 +1,33 @@
+// The MoE layer: route, send tokens to their experts, run the experts, bring the results home.
+#pragma once
+
+#include "moe/dispatcher.h"
+#include "moe/experts.h"
+#include "moe/router.h"
+#include "nn/feed_forward.h"
+
+namespace pyramoe::moe {
+
+class MoeLayer : public nn::FeedForward {
+ public:
+  MoeLayer(const ModelConfig& config, const LayerPlan& plan, const nn::Build& build);
+  nn::FfnOut forward(const Var& x, nn::Context& context) override;
+
+  // The two halves of forward, for work that does not depend on routing to be recorded between
+  // them: it runs while tokens travel.
+  struct Sent {
+    Routing routing;
+    Pending pending;
+  };
+  Sent send(const Var& x, nn::Context& context);
+  nn::FfnOut finish(Sent sent);
+
+  const Router& router() const { return router_; }
+
+ private:
+  std::unique_ptr<Dispatcher> dispatcher_;
+  Router& router_;
+  Experts& experts_;
+};
+
+}  // namespace pyramoe::moe

@@ -1,0 +1,44 @@
+// Linear, gate, capacity, rows: from tokens to a Routing. All of it in f32 or wider, whatever the
+// model's dtype; its weight is kept so too. All noise and every drop is for training alone.
+#pragma once
+
+#include "moe/balance_loss.h"
+#include "moe/capacity.h"
+#include "moe/gate.h"
+#include "moe/layer_plan.h"
+#include "nn/module.h"
+
+namespace pyramoe::moe {
+
+class Router : public nn::Module {
+ public:
+  Router(const ModelConfig& config, const LayerPlan& plan, const nn::Build& build);
+
+  // x (N, D), N = context.batch * context.length.
+  Routing route(const Var& x, const nn::Context& context) const;
+
+  // True when the gate steers by a balancing bias (buffer `balance_bias`).
+  bool has_bias() const { return bias_.defined(); }
+  const Tensor& bias() const { return bias_.value(); }
+  // Moves the bias one step against `load`: once per optimizer step, with the loads of all its
+  // micro-batches and ranks summed.   load (E) i64
+  void update_bias(const Tensor& load) const;
+  int64_t experts() const { return experts_; }
+
+ private:
+  Var logits(const Var& x, const nn::Context& context) const;
+  Choice choose(const Var& logits, const nn::Context& context) const;
+  Tensor keep(const Choice& choice, const Tensor& weight, const nn::Context& context) const;
+
+  enum class Noise { none, jitter, rsample };
+  std::unique_ptr<Gate> gate_;
+  int64_t experts_, top_k_, group_, min_capacity_;
+  double capacity_factor_, jitter_, bias_rate_;
+  kernels::DropBy drop_by_;
+  Noise noise_;
+  bool renormalize_, force_balance_;
+  BalanceOptions balance_;
+  Var weight_, bias_;
+};
+
+}  // namespace pyramoe::moe

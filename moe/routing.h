@@ -1,0 +1,37 @@
+// What routing decides, as plain values. Letters: N tokens, E experts, k choices a token.
+//
+// Segments are the one form in which tokens meet experts: sorted by expert, then by global token; a
+// choice without a place has no row. Read next: moe/router.h, moe/moe_layer.cpp.
+#pragma once
+
+#include "autograd/var.h"
+
+namespace pyramoe::moe {
+
+// What a gate decides. The router turns it into rows and weights.
+struct Choice {
+  Tensor expert;    // (N, k) i32, best first, distinct in a row
+  Var score;        // (N, E): a choice's weight before drops
+  Var probability;  // (N, E): rows sum to 1, for the balance loss
+};
+
+struct Routing {
+  Tensor expert;     // (N, k) i32
+  Tensor row;        // (N, k) i32: segment row, -1 = dropped
+  Var weight;        // (N, k) f32 or f64: what multiplies the expert's output, 0 where dropped
+  Tensor offsets;    // (E + 1) i32: expert e owns rows [offsets[e], offsets[e + 1])
+  Tensor load;       // (E) i32: choices per expert, before drops
+  Var balance_loss;  // (1), undefined in evaluation
+  Var z_loss;        // (1), undefined in evaluation and when moe.z_coef = 0
+
+  // Choices that found no room; waits for the device.
+  int64_t dropped() const;
+};
+
+// Rows of x from offsets[E] on are never read or written.
+struct Segments {
+  Var x;           // (R, D)
+  Tensor offsets;  // (E + 1) i32
+};
+
+}  // namespace pyramoe::moe
