@@ -25,7 +25,7 @@ namespace {
 constexpr int64_t kTileM = 252;        // rows of C in a task, at most
 constexpr int64_t kTileN = 1024;       // columns of C in a task, at most
 constexpr int64_t kStagedTileN = 512;  // the same where C is narrower than the sums
-constexpr int64_t kBlockBytes = 2048;  // of k, for one row or column, packed at a time
+constexpr int64_t kBlockBytes = 1536;  // of k, for one row or column, packed at a time
 constexpr int64_t kGroupBytes = 512;   // of columns packed at a time
 constexpr int64_t kSlack = 16;         // elements a packed row may run over (gemm_kernels.h)
 constexpr int64_t kTasksPerThread = 4;
@@ -58,6 +58,9 @@ class Buffer {
 
 thread_local Buffer thread_buffer;
 
+template <class T>
+constexpr int64_t kLine = static_cast<int64_t>(64 / sizeof(T));  // elements in a cache line
+
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 template <class T, class S>
@@ -86,7 +89,7 @@ Cut cut(const Product<T, TC>& p, const Kernels<Acc<T>>& table, double wanted_tas
   const bool staged = !std::is_same_v<TC, Acc<T>>;
   int64_t down = ceil_div(p.m, kTileM), across = ceil_div(p.n, staged ? kStagedTileN : kTileN);
   const auto tasks = [&] { return static_cast<double>(down * across); };
-  const int64_t narrow = c.slim ? step : 4 * step;
+  const int64_t narrow = c.slim && p.transpose_b ? step : 4 * step;
   while (tasks() < wanted_tasks && p.n >= 2 * across * narrow) ++across;
   while (tasks() < wanted_tasks && p.m >= 2 * down * 4 * table.tile_rows) ++down;
   while (tasks() < wanted_tasks && p.n >= 2 * across * step) ++across;
@@ -189,6 +192,12 @@ void pack_a(const Product<T, TC>& p, const Kernels<Acc<T>>& table, const Panels&
   const int64_t strip = p.transpose_a ? 32 : depth;
   for (int64_t q = 0; q < depth; q += strip) {
     const int64_t k = std::min(strip, depth - q);
+    if (p.transpose_a && q + k < depth) {
+      for (int64_t r = 0; r < strip; ++r) {
+        const T* next = p.a + (k0 + q + k + r) * p.lda + i0;
+        for (int64_t i = 0; i < panels.rows; i += kLine<T>) __builtin_prefetch(next + i);
+      }
+    }
     for (int64_t i = 0; i < panels.count; ++i) {
       const int64_t row = i0 + panels.begin(i), size = panels.size(i);
       const T* x = p.transpose_a ? p.a + (k0 + q) * p.lda + row : p.a + row * p.lda + k0 + q;
@@ -196,6 +205,15 @@ void pack_a(const Product<T, TC>& p, const Kernels<Acc<T>>& table, const Panels&
                    size);
     }
   }
+}
+
+// Where op(B) (k0..k0 + k, j..j + width) lies, as lines to fetch.
+template <class T, class TC>
+Ahead lines_of_b(const Product<T, TC>& p, int64_t k0, int64_t k, int64_t j, int64_t width) {
+  const T* x = p.transpose_b ? p.b + j * p.ldb + k0 : p.b + k0 * p.ldb + j;
+  const int64_t rows = p.transpose_b ? width : k, length = p.transpose_b ? k : width;
+  return {reinterpret_cast<const char*>(x), p.ldb * static_cast<int64_t>(sizeof(T)), rows, rows,
+          ceil_div(length, kLine<T>)};
 }
 
 template <class T, class TC>
@@ -222,13 +240,19 @@ void run_tile(const Product<T, TC>& p, const Kernels<Acc<T>>& table, int64_t i0,
         pack<A>(table, p.transpose_b, x, p.ldb, std::min(step, width - q), k, b_packed + q * k,
                 step);
       }
+      Ahead ahead{reinterpret_cast<const char*>(a_packed), 0, 1, 1, 0};
+      if (j + group < cols) {
+        ahead = lines_of_b(p, k0, k, j0 + j + group, std::min(group, cols - j - group));
+      } else if (block + 1 < blocks) {
+        ahead = lines_of_b(p, k0 + k, std::min(depth, p.k - k0 - k), j0, std::min(group, cols));
+      }
       for (int64_t i = 0; i < panels.count; ++i) {
         const int64_t row = panels.begin(i), size = panels.size(i);
         A* c = sums.data + row * sums.ld + j;
         for (int64_t q = 0; q < width; q += step) {
           table.tile[static_cast<size_t>(size)](k, a_packed + i * panels.stride, size,
                                                 b_packed + q * k, step, c + q, sums.ld,
-                                                std::min(step, width - q), sums.add);
+                                                std::min(step, width - q), sums.add, ahead);
         }
         if (block + 1 == blocks && needs_finish(p)) {
           finish(p, i0 + row, size, j0 + j, width, c, sums.ld);

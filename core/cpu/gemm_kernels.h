@@ -14,6 +14,13 @@ namespace pyramoe::gemm {
 constexpr int kMaxTileRows = 14;
 constexpr int kMaxSlimRows = 4;  // products with so few rows stream B instead of packing it
 
+// Cache lines that a later step will read, fetched one with every k of a register tile: `columns`
+// columns of lines, `rows` lines in each, `pitch` bytes apart.
+struct Ahead {
+  const char* at = nullptr;
+  int64_t pitch = 0, rows = 0, left = 0, columns = 0;
+};
+
 // T is the type sums are kept in: float or double.
 template <class T>
 struct Kernels {
@@ -23,7 +30,7 @@ struct Kernels {
   //   a  row p holds element (0..rows, p), rows `lda` apart: packed, or a row-major transpose
   //   b  row p holds element (p, 0..tile_cols), rows `ldb` apart; all tile_cols are read
   using Tile = void (*)(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c,
-                        int64_t ldc, int64_t cols, bool add);
+                        int64_t ldc, int64_t cols, bool add, Ahead& ahead);
   Tile tile[kMaxTileRows + 1];  // by rows, from 1
 
   // Copies (k, width) of x into rows `stride` apart, widening bf16. A stride of whole registers is

@@ -25,17 +25,29 @@ constexpr int kTileRows = 6;
 constexpr int kTileRows = 4;
 #endif
 
+// On to the next column of lines; behind the last one stays where it is.
+inline void turn(Ahead& ahead) {
+  ahead.at += 64 - ahead.rows * ahead.pitch;
+  ahead.left = ahead.rows;
+  if (--ahead.columns <= 0) {
+    ahead.at -= 64;
+    ahead.pitch = 0;
+  }
+}
+
 template <class T, int Rows>
 void tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc,
-          int64_t cols, bool add) {
+          int64_t cols, bool add, Ahead& ahead) {
   using R = Reg<T>;
   constexpr int w = R::lanes;
   typename R::V sum[Rows][2];
+  Ahead next = ahead;
   const bool whole = cols == 2 * w;
   const int64_t left = cols < w ? cols : w, right = cols - left;
 #pragma GCC unroll 16
   for (int i = 0; i < Rows; ++i) {
     __builtin_prefetch(c + i * ldc, 1);
+    __builtin_prefetch(c + i * ldc + cols - 1, 1);
     sum[i][0] = sum[i][1] = R::set(T(0));
   }
   if (add) {
@@ -47,6 +59,9 @@ void tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int
   }
   for (int64_t p = 0; p < k; ++p) {
     const typename R::V b0 = R::load(b), b1 = R::load(b + w);
+    __builtin_prefetch(next.at, 0, 2);
+    next.at += next.pitch;
+    if (--next.left == 0) turn(next);
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
       const typename R::V x = R::set(a[i]);
@@ -56,6 +71,7 @@ void tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int
     a += lda;
     b += ldb;
   }
+  ahead = next;
   if (whole) {
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
@@ -77,11 +93,17 @@ int64_t filled(int64_t width, int64_t stride) {
   return stride % R::lanes == 0 ? stride : (width + R::lanes - 1) / R::lanes * R::lanes;
 }
 
+// How far packing looks ahead: its strided reads are too short for the hardware to guess.
+constexpr int64_t kRowsAhead = 16, kStepsAhead = 8;
+template <class S>
+constexpr int64_t kLine = static_cast<int64_t>(64 / sizeof(S));  // elements in a cache line
+
 template <class T, class S>
 void pack_across(const S* x, int64_t ld, int64_t width, int64_t k, T* out, int64_t stride) {
   using R = Reg<T>;
   const int64_t whole = width / R::lanes * R::lanes, end = filled<R>(width, stride);
   for (int64_t p = 0; p < k; ++p, x += ld, out += stride) {
+    for (int64_t j = 0; j < width; j += kLine<S>) __builtin_prefetch(x + kRowsAhead * ld + j);
     int64_t j = 0;
     for (; j < whole; j += R::lanes) R::store(out + j, R::load(x + j));
     if (j < width) {
@@ -92,22 +114,34 @@ void pack_across(const S* x, int64_t ld, int64_t width, int64_t k, T* out, int64
   }
 }
 
-// One square block: `rows` rows of x, `depth` elements of each, turned.
+// One square block: `rows` rows of x, `depth` elements of each, turned. `ahead` is the block some
+// steps later.
 template <class T, class S>
-inline void load_turned(const S* x, int64_t ld, int64_t rows, int64_t depth,
+inline void load_turned(const S* x, int64_t ld, int64_t rows, int64_t depth, const S* ahead,
                         typename Reg<T>::V (&block)[Reg<T>::lanes]) {
   using R = Reg<T>;
   if (rows >= R::lanes && depth >= R::lanes) {
 #pragma GCC unroll 16
-    for (int i = 0; i < R::lanes; ++i) block[i] = R::load(x + i * ld);
+    for (int i = 0; i < R::lanes; ++i) {
+      __builtin_prefetch(ahead + i * ld);
+      block[i] = R::load(x + i * ld);
+    }
   } else {
     const int64_t n = depth < R::lanes ? depth : R::lanes;
 #pragma GCC unroll 16
     for (int i = 0; i < R::lanes; ++i) {
+      if (i < rows) __builtin_prefetch(ahead + i * ld);
       block[i] = i < rows ? R::load(x + i * ld, n) : R::set(T(0));
     }
   }
   simd::transpose<T>(block);
+}
+
+// The block that a walk along k, then down the rows, meets kStepsAhead blocks after p.
+template <class S>
+inline const S* along_ahead(const S* x, int64_t p, int64_t k, int64_t down, int64_t step) {
+  const int64_t q = p + kStepsAhead * step;
+  return q < k ? x + q : x + down + (q - k < k ? q - k : 0);
 }
 
 template <class T, class S>
@@ -115,11 +149,13 @@ void pack_along(const S* x, int64_t ld, int64_t width, int64_t k, T* out, int64_
   using R = Reg<T>;
   constexpr int w = R::lanes;
   const int64_t end = filled<R>(width, stride);
-  for (int64_t p = 0; p < k; p += w) {
-    const int64_t depth = k - p < w ? k - p : w;
-    for (int64_t j = 0; j < end; j += w) {
+  for (int64_t j = 0; j < end; j += w, x += w * ld) {
+    const int64_t rows = width - j;
+    const int64_t down = (rows < w ? rows : w) * ld;
+    for (int64_t p = 0; p < k; p += w) {
+      const int64_t depth = k - p < w ? k - p : w;
       typename R::V block[w];
-      load_turned<T>(x + j * ld + p, ld, width - j, depth, block);
+      load_turned<T>(x + p, ld, rows, depth, along_ahead(x, p, k, down, w), block);
       T* to = out + p * stride + j;
       if (depth == w && (j == 0 || j + w <= stride)) {
 #pragma GCC unroll 16
@@ -150,7 +186,10 @@ void slim_across(int64_t k, const T* a, const S* b, int64_t ldb, T* c, int64_t l
       if (width >= w && depth >= deep) {
         typename R::V x[deep];
 #pragma GCC unroll 8
-        for (int q = 0; q < deep; ++q) x[q] = R::load(b + q * ldb + j);
+        for (int q = 0; q < deep; ++q) {
+          __builtin_prefetch(b + (q + kRowsAhead) * ldb + j);
+          x[q] = R::load(b + q * ldb + j);
+        }
         for (int i = 0; i < Rows; ++i) {
           typename R::V sum = R::load(c + i * ldc + j);
 #pragma GCC unroll 8
@@ -186,7 +225,7 @@ void slim_along(int64_t k, const T* a, const S* b, int64_t ldb, T* c, int64_t ld
     }
     for (int64_t p = 0; p < k; p += w) {
       typename R::V block[w];
-      load_turned<T>(b + p, ldb, width, k - p, block);
+      load_turned<T>(b + p, ldb, width, k - p, along_ahead(b, p, k, w * ldb, w), block);
       const T* x = a + p * Rows;
       if (k - p >= w) {
 #pragma GCC unroll 16
