@@ -51,8 +51,4 @@ std::string printable(std::string_view text, size_t max_bytes) {
   return shown + (i < text.size() ? "…" : "");
 }
 
-std::string quoted(std::string_view text, size_t max_bytes) {
-  return '"' + printable(text, max_bytes) + '"';
-}
-
 }  // namespace pyramoe

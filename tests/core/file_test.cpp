@@ -1,6 +1,7 @@
 // Files: whole or not at all, whatever fails on the way; and bounded reading.
 #include "core/file.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -283,6 +284,7 @@ TEST(FileFaults, TheEnvironmentSetsAPlanForAProcess) {
     if (child == 0) {
       ::setenv("PYRAMOE_FAULT", plan, 1);
       ::setenv(target_variable, (folder / "f").c_str(), 1);
+      ::dup2(::open("/dev/null", O_WRONLY), STDOUT_FILENO);
       const char* const self = "/proc/self/exe";
       ::execl(self, self, "--gtest_filter=FileFaults.TheEnvironmentSetsAPlanForAProcess", nullptr);
       ::_exit(99);
