@@ -199,13 +199,17 @@ struct Gelu {
   static constexpr A kTwice = static_cast<A>(1.5957691216057307117597842397375);  // 2 sqrt(2 / pi)
   static constexpr A kCubic = static_cast<A>(0.044715);
 
-  static Pack<A> gate(Pack<A> x) {
-    return A{1} / (A{1} + exp_pack(x * (x * x * (-kTwice * kCubic) - kTwice)));
-  }
-  static Pack<A> value(Pack<A> x) { return x * gate(x); }
+  // e^-2u, u = sqrt(2 / pi) (x + 0.044715 x^3)
+  static Pack<A> decay(Pack<A> x) { return exp_pack(x * (x * x * (-kTwice * kCubic) - kTwice)); }
+  static Pack<A> value(Pack<A> x) { return x / (A{1} + decay(x)); }
+  // With s = 1 / (1 + e), 1 - s is e s: no digits are lost where s is near 1. Beyond |x| = 8 the
+  // slope is 0 or 1 to the last bit in float (12 in double), and e stays finite.
   static Pack<A> slope(Pack<A> x) {
-    const Pack<A> s = gate(x);
-    return s + s * (A{1} - s) * (x * (x * x * (3 * kTwice * kCubic) + kTwice));
+    constexpr A far = sizeof(A) == 8 ? 12 : 8;
+    x = x < -far ? splat(-far) : x;
+    x = x > far ? splat(far) : x;
+    const Pack<A> e = decay(x), s = A{1} / (A{1} + e);
+    return s + s * (e * s) * (x * (x * x * (3 * kTwice * kCubic) + kTwice));
   }
 };
 
