@@ -40,8 +40,8 @@ void ask_scores(LoadedRun& run, const std::vector<Question>& questions, const Ev
       requests.push_back(encode_request(*run.tokenizer, question.context, continuation));
     }
   }
-  const std::vector<Score> scores =
-      score(*run.model, requests, options.batch_size, run.device, progress);
+  const std::vector<Score> scores = score(*run.model, run.tokenizer->vocab_size(), requests,
+                                          options.batch_size, run.device, progress);
   size_t next = 0;
   for (size_t i = 0; i < questions.size(); ++i) {
     for (size_t j = 0; j < questions[i].continuations.size(); ++j) {

@@ -111,21 +111,21 @@ class Batch {
       texts.push_back(rows_.back().out.prompt);
     }
     const int64_t t_max = std::min(context, static_cast<int64_t>(longest) + options.tokens);
-    session_.emplace(model, static_cast<int64_t>(rows_.size()), t_max, device);
+    vocab_ = std::min(tokenizer.vocab_size(), model.options().vocab);
+    session_.emplace(model, static_cast<int64_t>(rows_.size()), t_max, device, vocab_);
     session_->keep_choices(options.expert_layer >= 0);
     logits_ = session_->prefill(texts);
     for (size_t b = 0; b < rows_.size(); ++b) keep_experts(*session_, b, b);
   }
 
-  std::vector<Generated> run(const data::Tokenizer& tokenizer, const OnText& on_text) {
+  std::vector<Generated> run(const OnText& on_text) {
     Sampler sampler(options_.sample);
-    const int64_t vocab = std::min(tokenizer.vocab_size(), model_.options().vocab);
     for (;;) {
       const Tensor logits = logits_.to(kCpu);
       for (size_t b = 0; b < rows_.size(); ++b) {
         if (rows_[b].done) continue;
         const auto i = static_cast<int64_t>(b);
-        const int32_t token = sampler.choose(logits.rows(i, i + 1), vocab,
+        const int32_t token = sampler.choose(logits.rows(i, i + 1), vocab_,
                                              options_.first_sample + i, rows_[b].position());
         rows_[b].add(token, i, on_text);
       }
@@ -170,7 +170,7 @@ class Batch {
   }
 
   void slide_window(size_t b) {
-    Session window(model_, 1, session_->t_max(), device_);
+    Session window(model_, 1, session_->t_max(), device_, vocab_);
     window.keep_choices(options_.expert_layer >= 0);
     const int64_t keep = std::max<int64_t>(1, session_->t_max() / 2);
     const Tensor logits = window.prefill({rows_[b].tail(keep)});
@@ -192,6 +192,7 @@ class Batch {
   nn::Gpt& model_;
   const GenerateOptions& options_;
   Device device_;
+  int64_t vocab_ = 0;
   std::vector<Row> rows_;
   std::optional<Session> session_;
   Tensor logits_;  // (B, V)
@@ -238,7 +239,7 @@ std::vector<Generated> generate(nn::Gpt& model, const data::Tokenizer& tokenizer
   check(options, model);
   const Sampler checked(options.sample);
   if (prompts.empty()) return {};
-  return Batch(model, tokenizer, prompts, options, device).run(tokenizer, on_text);
+  return Batch(model, tokenizer, prompts, options, device).run(on_text);
 }
 
 }  // namespace pyramoe::infer

@@ -42,13 +42,14 @@ struct TokenScore {
 };
 
 // Scores of `targets` given features (n, D), a block of rows at a time.
-std::vector<TokenScore> score_rows(nn::Gpt& model, const Tensor& features, const Tokens& targets) {
-  const int64_t n = features.dim(0), vocab = model.options().vocab;
+std::vector<TokenScore> score_rows(const Head& head, const Tensor& features,
+                                   const Tokens& targets) {
+  const int64_t n = features.dim(0), vocab = head.vocab();
   const int64_t block = std::max<int64_t>(16, (int64_t{1} << 23) / vocab);
   std::vector<TokenScore> out(static_cast<size_t>(n));
   for (int64_t begin = 0; begin < n; begin += block) {
     const int64_t end = std::min(n, begin + block);
-    const Tensor logits = model.head(Var(features.rows(begin, end))).value();
+    const Tensor logits = head.logits(features.rows(begin, end));
     const DType type = logits.dtype() == DType::f64 ? DType::f64 : DType::f32;
     Tensor loss({end - begin}, type, logits.device()), lse({end - begin}, type, logits.device());
     const Tensor target = Tensor::from(
@@ -72,8 +73,8 @@ std::vector<TokenScore> score_rows(nn::Gpt& model, const Tensor& features, const
   return out;
 }
 
-void score_batch(nn::Gpt& model, const std::vector<Prepared>& batch, Device device,
-                 std::vector<Score*>& scores) {
+void score_batch(nn::Gpt& model, const Head& head, const std::vector<Prepared>& batch,
+                 Device device, std::vector<Score*>& scores) {
   const NoGrad no_grad;
   size_t width = 0;
   for (const Prepared& one : batch) width = std::max(width, one.input.size());
@@ -92,7 +93,7 @@ void score_batch(nn::Gpt& model, const std::vector<Prepared>& batch, Device devi
   const Tensor tokens = Tensor::from(
       padded, {static_cast<int64_t>(batch.size()), static_cast<int64_t>(width)}, device);
   const Tensor features = model.features(tokens, context, unused).value();
-  const std::vector<TokenScore> each = score_rows(model, take_rows(features, rows), targets);
+  const std::vector<TokenScore> each = score_rows(head, take_rows(features, rows), targets);
   size_t next = 0;
   for (size_t b = 0; b < batch.size(); ++b) {
     Score& total = *scores[b];
@@ -149,8 +150,9 @@ ScoreRequest encode_request(const data::Tokenizer& tokenizer, const std::string&
   return request;
 }
 
-std::vector<Score> score(nn::Gpt& model, const std::vector<ScoreRequest>& requests,
+std::vector<Score> score(nn::Gpt& model, int64_t vocab, const std::vector<ScoreRequest>& requests,
                          int64_t batch_size, Device device, const OnProgress& progress) {
+  const Head head(model, vocab);
   std::vector<Score> scores(requests.size());
   std::vector<Prepared> prepared;
   std::vector<int64_t> lengths;
@@ -166,7 +168,7 @@ std::vector<Score> score(nn::Gpt& model, const std::vector<ScoreRequest>& reques
       rows.push_back(std::move(prepared[i]));
       into.push_back(&scores[i]);
     }
-    score_batch(model, rows, device, into);
+    score_batch(model, head, rows, device, into);
     done += static_cast<int64_t>(batch.size());
     if (progress) progress(done, static_cast<int64_t>(requests.size()));
   }

@@ -35,9 +35,10 @@ using OnProgress = std::function<void(int64_t done, int64_t total)>;
 ScoreRequest encode_request(const data::Tokenizer& tokenizer, const std::string& context,
                             const std::string& continuation);
 
+//   vocab       tokens of the tokenizer (head.h); 0 = all of the model's
 //   batch_size  requests in one pass; 0 = as many as fit kTokensPerPass
 // Of requests longer than the model's context the beginning is cut off.
-std::vector<Score> score(nn::Gpt& model, const std::vector<ScoreRequest>& requests,
+std::vector<Score> score(nn::Gpt& model, int64_t vocab, const std::vector<ScoreRequest>& requests,
                          int64_t batch_size = 0, Device device = kCpu,
                          const OnProgress& progress = {});
 

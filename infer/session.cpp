@@ -19,8 +19,9 @@ Tensor take_rows(const Tensor& x, std::span<const int64_t> index) {
   return y;
 }
 
-Session::Session(nn::Gpt& model, int64_t batch, int64_t t_max, Device device)
+Session::Session(nn::Gpt& model, int64_t batch, int64_t t_max, Device device, int64_t vocab)
     : model_(model),
+      head_(model, vocab),
       t_max_(t_max),
       device_(device),
       cache_(model.make_cache(batch, t_max)),
@@ -67,8 +68,7 @@ Tensor Session::prefill(const std::vector<Tokens>& texts) {
   }
   const Tensor x = run(Tensor::from(padded, {batch(), width_}, device_));
   set_lengths();
-  const NoGrad no_grad;
-  return model_.head(Var(take_rows(x, last))).value();
+  return head_.logits(take_rows(x, last));
 }
 
 Tensor Session::step(std::span<const int32_t> tokens, const std::vector<bool>& active) {
@@ -87,8 +87,7 @@ Tensor Session::step(std::span<const int32_t> tokens, const std::vector<bool>& a
     if (is_active(b)) ++lengths_[b];
   }
   set_lengths();
-  const NoGrad no_grad;
-  return model_.head(Var(x)).value();
+  return head_.logits(x);
 }
 
 void Session::adopt(int64_t row, const Session& one) {

@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include "infer/head.h"
 #include "nn/gpt.h"
 
 namespace pyramoe::infer {
@@ -19,7 +20,8 @@ using Tokens = std::vector<int32_t>;
 class Session {
  public:
   //   t_max  most tokens a row can hold, at most model.context
-  Session(nn::Gpt& model, int64_t batch, int64_t t_max, Device device = kCpu);
+  //   vocab  tokens that logits are wanted for (head.h); 0 = all. V below
+  Session(nn::Gpt& model, int64_t batch, int64_t t_max, Device device = kCpu, int64_t vocab = 0);
 
   // Forgets all rows and reads one text per row, none empty. Returns the logits after each row's
   // last token, (B, V) on the session's device.
@@ -47,6 +49,7 @@ class Session {
   void set_lengths();                // to the device
 
   nn::Gpt& model_;
+  Head head_;
   int64_t t_max_;
   Device device_;
   nn::KvCache cache_;

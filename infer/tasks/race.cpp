@@ -40,7 +40,8 @@ Question last_question(const Record& record) {
   for (size_t i = 0; i < questions.size(); ++i) {
     const std::string& letter = letters[i];
     if (letter.size() != 1 || letter[0] < 'A' || letter[0] > 'D') {
-      fail(Exit::data, record.where, ": an answer is ", quoted(letter), ", expected A, B, C or D");
+      fail(Exit::data, record.where, ": an answer is ", pyramoe::quoted(letter),
+           ", expected A, B, C or D");
     }
     const int64_t right = letter[0] - 'A';
     const std::vector<std::string> options = options_of(record, i);

@@ -65,8 +65,8 @@ const Task& find_task(const std::string& name) {
     if (!nearest || edits(name, task.name) < edits(name, nearest->name)) nearest = &task;
     names += (names.empty() ? "" : ", ") + task.name;
   }
-  fail(Exit::config, "--tasks: there is no task ", quoted(name), "; did you mean ", nearest->name,
-       "? Tasks: ", names);
+  fail(Exit::config, "--tasks: there is no task ", pyramoe::quoted(name), "; did you mean ",
+       nearest->name, "? Tasks: ", names);
 }
 
 std::vector<const Task*> parse_tasks(const std::string& names) {

@@ -1,0 +1,100 @@
+// See hf.h. Weights are read as the checkpoint stores them, without a model in between.
+#include <algorithm>
+
+#include "core/file.h"
+#include "core/safetensors.h"
+#include "infer/hf.h"
+#include "infer/hf_config.h"
+#include "infer/hf_tensors.h"
+#include "infer/hf_tokenizer.h"
+#include "infer/run.h"
+
+namespace pyramoe::infer {
+namespace {
+
+using Named = std::vector<std::pair<std::string, Tensor>>;
+
+const char* hf_dtype(DType type) {
+  switch (type) {
+    case DType::f64:
+      return "float64";
+    case DType::bf16:
+      return "bfloat16";
+    default:
+      return "float32";
+  }
+}
+
+Tensor cut_rows(const Tensor& table, int64_t rows) {
+  return table.dim(0) > rows ? table.rows(0, rows) : table;
+}
+
+Named gpt2_tensors(const LoadedRun& run, int64_t vocab) {
+  std::vector<nn::Parameter*> parameters = run.model->parameters(true);
+  Named tensors;
+  for (const HfName& name : gpt2_names(run.config.layers)) {
+    const auto found = std::find_if(parameters.begin(), parameters.end(),
+                                    [&](const nn::Parameter* p) { return p->name == name.ours; });
+    PM_CHECK(found != parameters.end(), "export: the model has no parameter ", name.ours);
+    Tensor value = (*found)->var.value();
+    if (name.ours == "embed.tokens") value = cut_rows(value, vocab);
+    if (name.transposed) {
+      value = transposed(value.reshape({-1, value.dim(-1)}));
+    } else if (name.ours.ends_with("bias")) {
+      value = value.reshape({-1});
+    }
+    tensors.emplace_back("transformer." + name.hf, value);
+  }
+  PM_CHECK(tensors.size() == parameters.size(), "export: the model has ", parameters.size(),
+           " parameters, GPT-2 ", tensors.size());
+  return tensors;
+}
+
+// A model with experts keeps our names and layouts.
+Named own_tensors(const LoadedRun& run, int64_t vocab) {
+  Named tensors;
+  for (const nn::Parameter* parameter : run.model->parameters(true)) {
+    Tensor value = parameter->var.value();
+    if (parameter->name == "embed.tokens") value = cut_rows(value, vocab);
+    tensors.emplace_back(parameter->name, value);
+  }
+  return tensors;
+}
+
+// The type that the checkpoint stores its token table in.
+DType stored_dtype(const std::string& checkpoint) {
+  const SafetensorsReader file(checkpoint + "/model.safetensors", Exit::checkpoint);
+  const SafetensorsEntry* entry = file.find("embed.tokens");
+  return entry && entry->type && is_floating(*entry->type) ? *entry->type : DType::f32;
+}
+
+}  // namespace
+
+HfReport export_hf(const std::string& path, const std::string& folder) {
+  const std::string checkpoint = nn::Checkpoint::find(path).folder();
+  const DType dtype = stored_dtype(checkpoint);
+  LoadedRun run = load_run(checkpoint, dtype);
+  const int64_t vocab = run.has_tokenizer ? run.tokenizer->vocab_size() : run.config.vocab;
+  const bool dense = is_dense(run.config);
+  const Named tensors = dense ? gpt2_tensors(run, vocab) : own_tensors(run, vocab);
+  moe::ModelConfig config = run.config;
+  config.vocab = vocab;
+
+  make_folders(folder, Exit::checkpoint);
+  HfReport report;
+  report.model_type = dense ? kHfGpt2 : kHfPyramoe;
+  report.tensors = static_cast<int64_t>(tensors.size());
+  report.vocab = vocab;
+  report.model_vocab = run.config.vocab;
+  report.dtype = dtype;
+  report.checkpoint = checkpoint;
+  report.has_tokenizer =
+      run.has_tokenizer && write_hf_tokenizer(*run.tokenizer, run.config.context, folder);
+  const int32_t eot = run.has_tokenizer ? run.tokenizer->eot() : -1;
+  write_safetensors(folder + "/model.safetensors", tensors, {{"format", "pt"}}, Exit::checkpoint);
+  write_file(folder + "/config.json",
+             dump_json(to_hf_config(config, hf_dtype(dtype), eot), 2) + "\n", Exit::checkpoint);
+  return report;
+}
+
+}  // namespace pyramoe::infer
