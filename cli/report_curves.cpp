@@ -111,11 +111,11 @@ void draw_legend(Svg& svg, double right, double top, const std::vector<RunReport
 
 std::vector<LossPoint> smooth(const std::vector<LossPoint>& points, size_t count) {
   std::vector<LossPoint> out;
-  const size_t n = points.size(), half = n / 200;
+  const size_t n = points.size();
   const size_t stride = std::max<size_t>(1, n / std::max<size_t>(1, count));
-  for (size_t i = 0; i < n; i = i + stride < n || i + 1 == n ? i + stride : n - 1) {
-    // The window shrinks towards the ends, so that the middle of it stays at i.
-    const size_t reach = std::min({half, i, n - 1 - i});
+  const auto average = [&](size_t i) {
+    // The window shrinks towards the ends, so that i stays in its middle.
+    const size_t reach = std::min({n / 200, i, n - 1 - i});
     double sum = 0, seen = 0;
     for (size_t j = i - reach; j <= i + reach; ++j) {
       if (!std::isfinite(points[j].loss)) continue;
@@ -123,7 +123,9 @@ std::vector<LossPoint> smooth(const std::vector<LossPoint>& points, size_t count
       ++seen;
     }
     out.push_back({points[i].tokens, sum / seen});
-  }
+  };
+  for (size_t i = 0; i + 1 < n; i += stride) average(i);
+  if (n > 0) average(n - 1);
   return out;
 }
 
