@@ -124,7 +124,6 @@ HfReport import_hf(const std::string& folder, const std::string& run, int64_t pa
   report.dtype = common_dtype(content.model);
   content.config = to_toml(config);
   content.config += cat("\n[train]\ndtype = \"", to_string(report.dtype), "\"\n");
-  content.state = Json::object();
   if (tokenizer) tokenizer->save(run + "/tokenizer");
   make_folders(run, Exit::checkpoint);
   write_file(run + "/config.toml", content.config, Exit::checkpoint);

@@ -4,10 +4,9 @@
 #include "nn/mlp.h"
 
 namespace pyramoe::moe {
-namespace {
 
-std::unique_ptr<nn::FeedForward> make_ffn(const ModelConfig& config, const LayerPlan& plan,
-                                          const nn::Build& build) {
+std::unique_ptr<nn::FeedForward> build_feed_forward(const ModelConfig& config,
+                                                    const LayerPlan& plan, const nn::Build& build) {
   switch (plan.kind) {
     case FfnKind::moe:
       return std::make_unique<MoeLayer>(config, plan, build);
@@ -19,8 +18,6 @@ std::unique_ptr<nn::FeedForward> make_ffn(const ModelConfig& config, const Layer
   return std::make_unique<nn::Mlp>(config.dim, config.dense_hidden(), config.init_std,
                                    config.out_std(), build);
 }
-
-}  // namespace
 
 std::unique_ptr<nn::Gpt> build_model(const ModelConfig& config, const nn::Build& build,
                                      bool recompute) {
@@ -34,7 +31,9 @@ std::unique_ptr<nn::Gpt> build_model(const ModelConfig& config, const nn::Build&
   options.recompute = recompute;
   return std::make_unique<nn::Gpt>(
       options,
-      [&](int64_t layer) { return make_ffn(config, plan.at(static_cast<size_t>(layer)), build); },
+      [&](int64_t layer) {
+        return build_feed_forward(config, plan.at(static_cast<size_t>(layer)), build);
+      },
       build);
 }
 

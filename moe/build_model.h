@@ -16,6 +16,10 @@ namespace pyramoe::moe {
 std::unique_ptr<nn::Gpt> build_model(const ModelConfig& config, const nn::Build& build,
                                      bool recompute);
 
+// One block's second half alone, as its plan says.
+std::unique_ptr<nn::FeedForward> build_feed_forward(const ModelConfig& config,
+                                                    const LayerPlan& plan, const nn::Build& build);
+
 struct MoeLayerRef {
   int64_t layer;
   MoeLayer* moe;

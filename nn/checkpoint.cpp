@@ -171,7 +171,7 @@ std::string save_checkpoint(const std::string& run_dir, const CheckpointContent&
       add_tensors("optimizer.safetensors", content.optimizer, "optimizer");
     }
     add_text("config.toml", content.config);
-    add_text("state.json", content.state.dump(1) + "\n");
+    add_text("state.json", content.state + "\n");
     write_file(temp + "/" + kManifest, manifest.finish(), kExit);
     if (path_exists(final_path)) remove_tree(final_path, kExit);
     commit_folder(temp, final_path, kExit);
@@ -209,7 +209,7 @@ Checkpoint Checkpoint::open(const std::string& folder) {
     if (!names.count(needed)) damaged(folder, cat("the manifest does not list ", needed));
   }
   checkpoint.config_ = read_file(folder + "/config.toml", 1 << 20, kExit);
-  checkpoint.state_ = read_json(folder + "/state.json", kExit);
+  checkpoint.state_ = read_file(folder + "/state.json", 1 << 20, kExit);
   checkpoint.model_ = std::make_shared<SafetensorsReader>(folder + "/model.safetensors", kExit);
   if (names.count("optimizer.safetensors")) {
     checkpoint.optimizer_ =

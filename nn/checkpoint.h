@@ -12,7 +12,6 @@
 #include <string>
 #include <vector>
 
-#include "core/json.h"
 #include "core/safetensors.h"
 #include "core/tensor.h"
 #include "nn/module.h"
@@ -27,7 +26,7 @@ struct NamedTensor {
 struct CheckpointContent {
   int64_t step = 0;
   std::string config;                  // TOML text of the whole run
-  Json state;                          // counters of the trainer; {} for a bare model
+  std::string state = "{}";            // counters of the trainer, a JSON object
   std::vector<NamedTensor> model;      // parameters and buffers
   std::vector<NamedTensor> optimizer;  // empty for a bare model
 };
@@ -53,7 +52,7 @@ class Checkpoint {
   const std::string& folder() const { return folder_; }
   int64_t step() const { return step_; }
   const std::string& config() const { return config_; }
-  const Json& state() const { return state_; }
+  const std::string& state() const { return state_; }  // JSON text
   // Loads every parameter and buffer of the module by name, converting between floating dtypes.
   // Throws Error(checkpoint) listing missing, unexpected and misshapen tensors.
   void load_model(Module& module) const;
@@ -63,9 +62,8 @@ class Checkpoint {
   std::vector<std::string> model_names() const;
 
  private:
-  std::string folder_, config_;
+  std::string folder_, config_, state_;
   int64_t step_ = 0;
-  Json state_;
   std::shared_ptr<SafetensorsReader> model_, optimizer_;
 };
 

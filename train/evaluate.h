@@ -1,15 +1,36 @@
-// Loss over a validation set, overall and per domain.
+// Loss over a validation set, overall and per domain, and which experts each domain uses.
 #pragma once
+
+#include <map>
+#include <string>
+#include <vector>
 
 #include "data/batches.h"
 #include "nn/gpt.h"
-#include "train/metrics.h"
 
 namespace pyramoe::train {
 
-// Mean loss over every window of the set, in nats. Tokens are never dropped and nothing is random,
-// so the result does not depend on how windows are batched. Stops early (with an Error(preempted))
-// when a stop is requested.
-EvalResult evaluate(nn::Gpt& model, const data::ValidationSet& set);
+struct DomainResult {
+  double loss = 0;  // mean over its tokens, in nats
+  int64_t tokens = 0;
+  std::vector<std::vector<int64_t>> load;  // choices per expert, for each layer of experts
+};
+
+struct EvalResult {
+  double loss = 0;  // mean over all tokens, in nats
+  int64_t tokens = 0;
+  std::map<std::string, DomainResult> domains;
+  std::vector<int64_t> moe_layers;  // block of each layer of experts
+};
+
+// Every window of the set. Tokens are never dropped and nothing is random, so losses do not depend
+// on how windows are batched. Returns early, with what it has, when a stop is requested.
+EvalResult evaluate(nn::Gpt& model, const data::ValidationSet& set,
+                    const std::vector<std::string>& domains, Device device);
+
+// One JSON object, as eval.json holds it: step, tokens, loss, per domain the loss, tokens and load,
+// the blocks of the layers of experts, and `dropped` and `imbalance` of the last training step.
+std::string eval_json(const EvalResult& result, int64_t step, int64_t tokens, double dropped,
+                      double imbalance);
 
 }  // namespace pyramoe::train

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "core/file.h"
+#include "core/json.h"
 
 namespace pyramoe::train {
 namespace {
@@ -105,13 +106,13 @@ void Metrics::write(const EvalResult& result, int64_t step, int64_t tokens) {
   row["tokens"] = tokens;
   row["val_loss"] = number(result.loss);
   row["val_tokens"] = result.tokens;
-  for (const auto& [name, part] : result.domains) row["val"][name] = number(part.first);
+  for (const auto& [name, part] : result.domains) row["val"][name] = number(part.loss);
   json_.append(row.dump());
   csv_.append(cat(step, ",", tokens, ",,", result.loss, ",,,,,,,"));
   events_.add_scalar("val/loss", step, result.loss);
   events_.add_scalar("val/ppl", step, std::exp(result.loss));
   for (const auto& [name, part] : result.domains) {
-    events_.add_scalar("val/" + name, step, part.first);
+    events_.add_scalar("val/" + name, step, part.loss);
   }
 }
 

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "core/json.h"
 #include "nn/context.h"
+#include "train/evaluate.h"
 #include "train/tensorboard.h"
 
 namespace pyramoe::train {
@@ -31,12 +31,6 @@ struct StepResult {
 
 // Folds the layer statistics of the step's micro-batches into `result`.
 void add_layer_stats(const std::vector<nn::LayerStat>& stats, StepResult& result);
-
-struct EvalResult {
-  double loss = 0;  // mean over all tokens, in nats
-  int64_t tokens = 0;
-  std::map<std::string, std::pair<double, int64_t>> domains;  // name -> (mean loss, tokens)
-};
 
 class Metrics {
  public:

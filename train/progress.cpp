@@ -96,7 +96,7 @@ void Progress::eval(const EvalResult& result, int64_t step) {
                                  std::exp(result.loss));
   if (result.domains.size() > 1) {
     for (const auto& [name, part] : result.domains) {
-      line += fmt::format(" | {} {:.4f}", name, part.first);
+      line += fmt::format(" | {} {:.4f}", name, part.loss);
     }
   }
   say(line);

@@ -19,7 +19,7 @@ namespace {
 class Run {
  public:
   Run(const RunConfig& config, Device device)
-      : lock_(config.dir), config_(config), trainer_(config, device) {
+      : lock_(config.dir), config_(config), device_(device), trainer_(config, device) {
     resume_or_start();
     metrics_ = std::make_unique<Metrics>(config.dir, trainer_.steps_done());
     progress_ = std::make_unique<Progress>(trainer_.steps_done(), config.train.steps,
@@ -76,6 +76,8 @@ class Run {
     if (last_.tokens == 0) return true;
     metrics_->write(last_, result.step, result.tokens);
     progress_->eval(last_, result.step);
+    write_file(config_.dir + "/eval.json",
+               eval_json(last_, result.step, result.tokens, result.dropped, result.imbalance));
     return true;
   }
 
@@ -97,10 +99,13 @@ class Run {
   void sample() {
     if (!trainer_.tokenizer()) return;
     infer::GenerateOptions options;
-    options.prompt = config_.train.sample_prompt;
     options.tokens = config_.train.sample_tokens;
-    options.sampling.seed = static_cast<uint64_t>(trainer_.steps_done());
-    const std::string text = infer::generate(trainer_.model(), *trainer_.tokenizer(), options).text;
+    options.sample.seed = static_cast<uint64_t>(trainer_.steps_done());
+    const std::string& start = config_.train.sample_prompt;
+    const infer::Tokens prompt = trainer_.tokenizer()->encode(start);
+    const std::string text = start + infer::generate(trainer_.model(), *trainer_.tokenizer(),
+                                                     {prompt}, options, device_)[0]
+                                         .text;
     AppendFile(config_.dir + "/samples.txt")
         .append(cat("--- step ", trainer_.steps_done(), "\n", text, "\n"));
     progress_->say("sample: " + text);
@@ -108,6 +113,7 @@ class Run {
 
   RunLock lock_;
   RunConfig config_;
+  Device device_;
   Trainer trainer_;
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<Progress> progress_;

@@ -5,6 +5,8 @@
 #include <cmath>
 
 #include "autograd/ops.h"
+#include "core/json.h"
+#include "moe/build_model.h"
 #include "moe/distill_loss.h"
 #include "moe/student.h"
 #include "moe/upcycle.h"
@@ -28,6 +30,7 @@ Trainer::Trainer(const RunConfig& config, Device device)
   start_weights();
   buffers_ = std::make_unique<FlatBuffers>(*model_);
   optimizer_ = make_optimizer(*buffers_, config.train);
+  if (!config.train.dump.empty()) dump_ = std::make_unique<StepDump>();
 }
 
 void Trainer::start_weights() {
@@ -61,12 +64,17 @@ void Trainer::start_weights() {
 }
 
 StepResult Trainer::step() {
+  const StepPlan plan = schedule_.plan(step_);
+  return step_on(data_.batches->samples(plan.first_sequence, plan.batch));
+}
+
+StepResult Trainer::step_on(const data::Batch& batch) {
   const auto begin = std::chrono::steady_clock::now();
   const StepPlan plan = schedule_.plan(step_);
   StepResult result;
   result.step = step_ + 1;
   result.tokens = plan.tokens_after;
-  result.step_tokens = plan.tokens_after - plan.tokens_before;
+  result.step_tokens = batch.rows * batch.context;
   result.learning_rate = schedule_.learning_rate(plan);
   if (teacher_) {
     result.distill_weight = moe::distill_weight(config_.distill.schedule, config_.distill.stop_at,
@@ -74,34 +82,36 @@ StepResult Trainer::step() {
   }
   buffers_->reset_grads();
   std::vector<nn::LayerStat> stats;
-  const int64_t passes = plan.batch / config_.micro_batch();
-  for (int64_t pass = 0; pass < passes; ++pass) {
-    micro_step(plan, pass, passes, result, stats);
+  for (int64_t row = 0; row < batch.rows; row += config_.micro_batch()) {
+    micro_step(batch, row, result, stats);
     if (stop_requested()) return result;  // nothing has changed yet: the step is simply not taken
   }
   buffers_->finish_grads();
   add_layer_stats(stats, result);
-  update(result);
+  update(result, stats);
   ++step_;
   result.seconds = seconds_since(begin);
   return result;
 }
 
-void Trainer::micro_step(const StepPlan& plan, int64_t pass, int64_t passes, StepResult& result,
+void Trainer::micro_step(const data::Batch& batch, int64_t row, StepResult& result,
                          std::vector<nn::LayerStat>& stats) {
-  const int64_t rows = config_.micro_batch();
-  const data::Batch batch = data_.batches->get(plan.first_sequence + pass * rows, rows);
-  const Tensor tokens = Tensor::from(batch.tokens, {rows, config_.model.context}).to(device_);
-  const Tensor targets = Tensor::from(batch.targets, {rows * config_.model.context}).to(device_);
+  const int64_t rows = config_.micro_batch(), length = batch.context;
+  const auto part = [&](const std::vector<int32_t>& all) {
+    return std::span(all).subspan(static_cast<size_t>(row * length),
+                                  static_cast<size_t>(rows * length));
+  };
+  const Tensor tokens = Tensor::from(part(batch.tokens), {rows, length}, device_);
+  const Tensor targets = Tensor::from(part(batch.targets), {rows * length}, device_);
   nn::Context context;
   context.training = true;
   context.seed = static_cast<uint64_t>(config_.train.seed);
   context.step = step_;
-  context.first_sequence = pass * rows;
+  context.first_sequence = row;
   const nn::GptOut out = model_->forward(tokens, context);
   if (dumping()) dump_->add_logits(out.logits.value());
   const Objective objective = loss(out, tokens, targets, result.distill_weight);
-  const double share = 1.0 / static_cast<double>(passes);
+  const double share = static_cast<double>(rows) / static_cast<double>(batch.rows);
   backward(objective.total,
            Tensor::scalar(share, objective.total.dtype(), objective.total.value().device()));
   result.loss += share * objective.cross_entropy.item();
@@ -145,7 +155,7 @@ Trainer::Objective Trainer::loss(const nn::GptOut& out, const Tensor& tokens, co
   return objective;
 }
 
-void Trainer::update(StepResult& result) {
+void Trainer::update(StepResult& result, const std::vector<nn::LayerStat>& stats) {
   result.grad_norm = buffers_->grad_norm();
   result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.grad_norm);
   const double most = config_.train.clip;
@@ -154,7 +164,7 @@ void Trainer::update(StepResult& result) {
   scalars_.set(StepScalars::skip, result.skipped ? 1.0 : 0.0);
   if (dumping()) dump_->add_gradients(*buffers_);
   optimizer_->step(scalars_);
-  if (!result.skipped) moe::update_balance_bias(*model_, result.load);
+  if (!result.skipped) moe::update_biases(*model_, moe::sum_loads(*model_, stats));
   if (dumping()) dump_->write(result, *model_, config_.train.dump);
   skips_in_row_ = result.skipped ? skips_in_row_ + 1 : 0;
   if (skips_in_row_ > config_.train.max_skips) {
@@ -166,18 +176,20 @@ void Trainer::update(StepResult& result) {
 }
 
 EvalResult Trainer::evaluate() {
-  return train::evaluate(*model_, *data_.validation, config_.train.eval_sequences);
+  return train::evaluate(*model_, *data_.validation, data_.corpus->names(), device_);
 }
 
 std::string Trainer::save() {
   nn::CheckpointContent content;
   content.step = step_;
   content.config = to_toml(config_);
-  content.state["step"] = step_;
-  content.state["updates"] = optimizer_->updates();
-  content.state["skips_in_row"] = skips_in_row_;
-  content.state["tokens"] = tokens_seen();
-  content.state["sequences"] = schedule_.plan(step_).first_sequence;
+  Json state;
+  state["step"] = step_;
+  state["updates"] = optimizer_->updates();
+  state["skips_in_row"] = skips_in_row_;
+  state["tokens"] = tokens_seen();
+  state["sequences"] = schedule_.plan(step_).first_sequence;
+  content.state = state.dump(1);
   for (const nn::Parameter* p : model_->parameters(true)) {
     content.model.push_back({p->name, p->var.value()});
   }
@@ -193,14 +205,21 @@ void Trainer::resume(const nn::Checkpoint& checkpoint) {
     fail(Exit::config, "run.dir = ", config_.dir, " holds a checkpoint of another model (",
          checkpoint.folder(), "/config.toml); choose another run.dir, or delete that folder");
   }
+  if (before.train.optimizer != config_.train.optimizer ||
+      before.train.dtype != config_.train.dtype) {
+    fail(Exit::config, "run.dir = ", config_.dir, " was trained with ", before.train.optimizer,
+         " in ", before.train.dtype, ", this config says ", config_.train.optimizer, " in ",
+         config_.train.dtype, "; use the same, or a new run.dir with init.from = \"", config_.dir,
+         "\"");
+  }
   checkpoint.load_model(*model_);
   for (const nn::NamedTensor& tensor : optimizer_->state()) {
     if (checkpoint.load_optimizer(tensor.name, tensor.value)) continue;
     fail(Exit::checkpoint, checkpoint.folder(), " has no ", tensor.name,
-         ": it was saved by another train.optimizer or train.dtype; use the same, or start a new ",
-         "run with init.from = \"", config_.dir, "\"");
+         ": it is a bare model; start a new run with init.from = \"", config_.dir, "\"");
   }
-  const Json& state = checkpoint.state();
+  const Json state =
+      parse_json(checkpoint.state(), checkpoint.folder() + "/state.json", Exit::checkpoint);
   try {
     step_ = state.at("step").get<int64_t>();
     optimizer_->set_updates(state.at("updates").get<int64_t>());

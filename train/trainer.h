@@ -25,6 +25,8 @@ class Trainer {
   // One optimizer step. When a stop was requested (train/signals.h) it returns early and has
   // changed nothing. Throws Error(non_finite) when train.max_skips is exceeded.
   StepResult step();
+  // The same on a batch of the caller's: train.batch rows or any multiple of train.micro_batch.
+  StepResult step_on(const data::Batch& batch);
   EvalResult evaluate();
 
   // Writes a checkpoint of the current state and returns its folder.
@@ -50,13 +52,13 @@ class Trainer {
     Tensors balance, z;             // one per layer of experts
   };
   void start_weights();
-  // Forward and backward of one micro-batch; adds its share of the losses to `result`.
-  void micro_step(const StepPlan& plan, int64_t pass, int64_t passes, StepResult& result,
+  // Forward and backward of the micro-batch that starts at `row`; adds its share of the losses.
+  void micro_step(const data::Batch& batch, int64_t row, StepResult& result,
                   std::vector<nn::LayerStat>& stats);
   Objective loss(const nn::GptOut& out, const Tensor& tokens, const Tensor& targets,
                  double distill) const;
   // Clips, guards and updates.
-  void update(StepResult& result);
+  void update(StepResult& result, const std::vector<nn::LayerStat>& stats);
   bool dumping() const { return step_ == 0 && dump_ != nullptr; }
 
   RunConfig config_;

@@ -1,0 +1,23 @@
+// What a run reads: its corpus, the batches drawn from it, the validation set and the tokenizer.
+#pragma once
+
+#include <memory>
+
+#include "data/batches.h"
+#include "data/tokenizer.h"
+#include "train/run_config.h"
+
+namespace pyramoe::train {
+
+struct OpenData {
+  std::unique_ptr<data::Corpus> corpus;
+  std::unique_ptr<data::Batches> batches;
+  std::unique_ptr<data::ValidationSet> validation;
+  std::unique_ptr<data::Tokenizer> tokenizer;  // null when the config names none
+};
+
+// Throws Error(data) for files that are missing or damaged, Error(config) when there is nothing to
+// train on or the tokenizer has more tokens than model.vocab.
+OpenData open_data(const RunConfig& config);
+
+}  // namespace pyramoe::train
