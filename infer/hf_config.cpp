@@ -100,7 +100,8 @@ moe::ModelConfig from_pyramoe(const Json& json, const std::string& what) {
 Json settings_json(const moe::ModelConfig& config) {
   moe::ModelConfig copy = config;
   Json json = Json::object();
-  for (const ConfigField& field : config_fields(copy).all()) {
+  const ConfigFields fields = config_fields(copy);
+  for (const ConfigField& field : fields.all()) {
     std::visit(
         [&](const auto* value) {
           if constexpr (requires { Json(*value); }) json[field.key] = *value;

@@ -58,8 +58,9 @@ std::unique_ptr<data::Tokenizer> make_raw_tokenizer(int64_t vocab) {
 moe::ModelConfig model_config_of(const nn::Checkpoint& checkpoint) {
   const std::string where = checkpoint.folder() + "/config.toml";
   try {
+    const ConfigSource all = parse_config(checkpoint.config(), where);
     ConfigSource model_only;
-    for (const ConfigItem& item : parse_config(checkpoint.config(), where).items()) {
+    for (const ConfigItem& item : all.items()) {
       if (is_model_key(item.key)) model_only.set(item);
     }
     moe::ModelConfig config;
