@@ -6,15 +6,11 @@
 // and saves every barrier. How C is cut depends on the thread count; the sums do not see it.
 #include "core/cpu/gemm.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <type_traits>
 #include <vector>
 
+#include "core/cpu/gemm_buffer.h"
 #include "core/cpu/gemm_kernels.h"
 #include "core/cpu/simd.h"
 #include "core/parallel.h"
@@ -29,32 +25,6 @@ constexpr int64_t kBlockBytes = 1536;  // of k, for one row or column, packed at
 constexpr int64_t kGroupBytes = 512;   // of columns packed at a time
 constexpr int64_t kSlack = 16;         // elements a packed row may run over (gemm_kernels.h)
 constexpr int64_t kTasksPerThread = 4;
-
-// Grow-only memory of this thread, in huge pages where the system has them.
-class Buffer {
- public:
-  template <class T>
-  T* get(int64_t count) {
-    constexpr int64_t page = 2 << 20;
-    const int64_t bytes = (count * static_cast<int64_t>(sizeof(T)) + page - 1) / page * page;
-    if (bytes > bytes_) {
-      memory_.reset(std::aligned_alloc(page, static_cast<size_t>(bytes)));
-      bytes_ = memory_ ? bytes : 0;
-      if (!memory_) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-      madvise(memory_.get(), static_cast<size_t>(bytes), MADV_HUGEPAGE);
-#endif
-    }
-    return static_cast<T*>(memory_.get());
-  }
-
- private:
-  struct Free {
-    void operator()(void* p) const { std::free(p); }
-  };
-  std::unique_ptr<void, Free> memory_;
-  int64_t bytes_ = 0;
-};
 
 thread_local Buffer thread_buffer;
 

@@ -114,34 +114,49 @@ void pack_across(const S* x, int64_t ld, int64_t width, int64_t k, T* out, int64
   }
 }
 
-// One square block: `rows` rows of x, `depth` elements of each, turned. `ahead` is the block some
-// steps later.
+// The lines a walk over square blocks will need some steps later, one for each register of a block.
+template <class S>
+struct Later {
+  const S* at;
+  int64_t pitch;
+};
+
+// One square block: `rows` rows of x, `depth` elements of each, turned.
 template <class T, class S>
-inline void load_turned(const S* x, int64_t ld, int64_t rows, int64_t depth, const S* ahead,
+inline void load_turned(const S* x, int64_t ld, int64_t rows, int64_t depth, Later<S> later,
                         typename Reg<T>::V (&block)[Reg<T>::lanes]) {
   using R = Reg<T>;
   if (rows >= R::lanes && depth >= R::lanes) {
 #pragma GCC unroll 16
     for (int i = 0; i < R::lanes; ++i) {
-      __builtin_prefetch(ahead + i * ld);
+      __builtin_prefetch(later.at + i * later.pitch);
       block[i] = R::load(x + i * ld);
     }
   } else {
     const int64_t n = depth < R::lanes ? depth : R::lanes;
 #pragma GCC unroll 16
     for (int i = 0; i < R::lanes; ++i) {
-      if (i < rows) __builtin_prefetch(ahead + i * ld);
+      if (i < rows) __builtin_prefetch(later.at + i * later.pitch);
       block[i] = i < rows ? R::load(x + i * ld, n) : R::set(T(0));
     }
   }
   simd::transpose<T>(block);
 }
 
-// The block that a walk along k, then down the rows, meets kStepsAhead blocks after p.
+// A walk along k, then `down` to the next rows: the block kStepsAhead after p.
 template <class S>
-inline const S* along_ahead(const S* x, int64_t p, int64_t k, int64_t down, int64_t step) {
+inline Later<S> blocks_ahead(const S* x, int64_t ld, int64_t p, int64_t k, int64_t down,
+                             int64_t step) {
   const int64_t q = p + kStepsAhead * step;
-  return q < k ? x + q : x + down + (q - k < k ? q - k : 0);
+  return {q < k ? x + q : x + down + (q - k < k ? q - k : 0), ld};
+}
+
+// The same where rows touch and are short: memory in its own order, one row of blocks ahead.
+template <class S>
+inline Later<S> rows_ahead(const S* x, int64_t ld, int64_t p, int64_t k, int64_t step) {
+  constexpr int64_t short_row = 4096 / sizeof(S);
+  if (ld == k && k <= short_row) return {x + step * ld + p * step, step};
+  return blocks_ahead(x, ld, p, k, step * ld, step);
 }
 
 template <class T, class S>
@@ -155,7 +170,7 @@ void pack_along(const S* x, int64_t ld, int64_t width, int64_t k, T* out, int64_
     for (int64_t p = 0; p < k; p += w) {
       const int64_t depth = k - p < w ? k - p : w;
       typename R::V block[w];
-      load_turned<T>(x + p, ld, rows, depth, along_ahead(x, p, k, down, w), block);
+      load_turned<T>(x + p, ld, rows, depth, blocks_ahead(x, ld, p, k, down, w), block);
       T* to = out + p * stride + j;
       if (depth == w && (j == 0 || j + w <= stride)) {
 #pragma GCC unroll 16
@@ -225,7 +240,7 @@ void slim_along(int64_t k, const T* a, const S* b, int64_t ldb, T* c, int64_t ld
     }
     for (int64_t p = 0; p < k; p += w) {
       typename R::V block[w];
-      load_turned<T>(b + p, ldb, width, k - p, along_ahead(b, p, k, w * ldb, w), block);
+      load_turned<T>(b + p, ldb, width, k - p, rows_ahead(b, ldb, p, k, w), block);
       const T* x = a + p * Rows;
       if (k - p >= w) {
 #pragma GCC unroll 16
