@@ -185,7 +185,7 @@ void draw_domains(Svg& svg, const Rect& place, const std::vector<RunReport>& run
   const double right = place.x + place.width - 4;
   const double top = place.y + 18, bottom = place.y + place.height - 48;
   const Axis x(range.low, range.high, left, right);
-  const Axis y(static_cast<double>(names.size()), 0, bottom, top);
+  const Axis y(-static_cast<double>(names.size()), 0, bottom, top);  // rows downwards from 0
 
   svg.text(place.x, place.y, "Validation loss by domain", {kTitle, Anchor::start, true});
   draw_axes(svg, x, y, x.ticks(5), {});
@@ -193,13 +193,13 @@ void draw_domains(Svg& svg, const Rect& place, const std::vector<RunReport>& run
   const double part = 1.0 / static_cast<double>(runs.size() + 1);
   for (size_t row = 0; row < names.size(); ++row) {
     const auto begin = static_cast<double>(row);
-    svg.text(left - 10, y.at(begin + 0.5) + 4, printable(names[row], 20), {kLabel, Anchor::end});
-    if (row > 0) svg.line(left, y.at(begin), right, y.at(begin), {kGrid});
+    svg.text(left - 10, y.at(-begin - 0.5) + 4, printable(names[row], 20), {kLabel, Anchor::end});
+    if (row > 0) svg.line(left, y.at(-begin), right, y.at(-begin), {kGrid});
     for (size_t i = 0; i < runs.size(); ++i) {
       const DomainLoss* domain = find_domain(runs[i], names[row]);
       if (!domain || !std::isfinite(domain->loss)) continue;
       const Look look = look_of(i);
-      const double at = y.at(begin + part * static_cast<double>(i + 1));
+      const double at = y.at(-begin - part * static_cast<double>(i + 1));
       svg.begin_tip(fmt::format("{}, {}: {:.4f}", printable(runs[i].name, 40),
                                 printable(names[row], 20), domain->loss));
       svg.line(left, at, x.at(domain->loss), at, {look.colour, 1.2, look.dash, 0.55});

@@ -130,23 +130,23 @@ INSTANTIATE_TEST_SUITE_P(
                Exit::data, "a list for each"},
         Damage{"load negative", "eval.json",
                "{\"loss\":2,\"moe_layers\":[1],\"domains\":{\"a\":{\"loss\":1,\"load\":[[1,-2]]}}}",
-               Exit::data, "counts")),
+               Exit::data, "counts"}),
     [](const testing::TestParamInfo<Damage>& info) {
-    std::string name = info.param.what;
-    for (char& c : name) {
-      if (c == ' ') c = '_';
-    }
-    return name;
+      std::string name = info.param.what;
+      for (char& c : name) {
+        if (c == ' ') c = '_';
+      }
+      return name;
     });
 
-  TEST(ReportRun, RefusesAFolderThatIsNone) {
-    try {
-      read_run("/nowhere/at/all");
-      FAIL() << "expected an Error";
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), Exit::checkpoint);
-    }
+TEST(ReportRun, RefusesAFolderThatIsNone) {
+  try {
+    read_run("/nowhere/at/all");
+    FAIL() << "expected an Error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), Exit::checkpoint);
   }
+}
 
 }  // namespace
 }  // namespace pyramoe

@@ -45,9 +45,9 @@ TEST(ReportTable, AlignsItsColumnsToTheRight) {
   const RunFolders folders;
   const std::vector<RunReport> runs = both(folders);
   const std::string text = report::to_text(runs, report::make_table(runs));
-  EXPECT_NE(text.find("validation loss         2.5000   2.4000*\n"), std::string::npos) << text;
-  EXPECT_NE(text.find("  code                  2.7500*  2.8000\n"), std::string::npos) << text;
-  EXPECT_NE(text.find("dropped choices              –   25.0 %\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("\nvalidation loss         2.5000    2.4000*\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("\n  code                  2.7500*   2.8000\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("\ndropped choices              –    25.0 %\n"), std::string::npos) << text;
 }
 
 TEST(ReportTable, MarkdownPutsTheBestInBold) {
