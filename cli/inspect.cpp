@@ -21,13 +21,17 @@ struct Options {
   bool tensors = false;
 };
 
-// 13140000000 -> "13.1 B".
-std::string human(double n, const char* unit) {
-  for (const char* prefix : {"", "K", "M", "B", "T", "Q"}) {
+// 13140000000 -> "13.1 B", with the billions of counts; bytes and FLOPs say G.
+std::string human(double n, const char* unit, const char* giga) {
+  for (const char* prefix : {"", "K", "M", giga, "T", "P"}) {
     if (n < 999.5) return fmt::format("{:.3g} {}{}", n, prefix, unit);
     n /= 1000;
   }
   return fmt::format("{:.3g} E{}", n, unit);
+}
+std::string count_of(int64_t n) { return human(static_cast<double>(n), "", "B"); }
+std::string amount_of(int64_t n, const char* unit) {
+  return human(static_cast<double>(n), unit, "G");
 }
 
 Json as_json(const moe::ModelCost& cost) {
@@ -60,9 +64,8 @@ void print_layers(const moe::ModelCost& cost) {
     const moe::LayerCost& layer = cost.layers[i];
     fmt::print("{:<10} {:<13} {:>8} {:>6} {:>7} {:>12} {:>12} {:>12}\n", i,
                moe::kind_name(layer.plan.kind), layer.plan.experts, layer.plan.top_k,
-               layer.plan.degree, human(static_cast<double>(layer.params), ""),
-               human(static_cast<double>(layer.params_active), ""),
-               human(static_cast<double>(layer.flops_per_token), ""));
+               layer.plan.degree, count_of(layer.params), count_of(layer.params_active),
+               amount_of(layer.flops_per_token, ""));
   }
 }
 
@@ -70,17 +73,16 @@ void print_totals(const train::RunConfig& config, const moe::ModelCost& cost) {
   const auto row = [](const char* what, int64_t n, const std::string& note) {
     fmt::print("{:<22} {:>22}  {}\n", what, train::with_commas(n), note);
   };
-  row("parameters", cost.params_total, human(static_cast<double>(cost.params_total), ""));
-  row("  active per token", cost.params_active, human(static_cast<double>(cost.params_active), ""));
-  row("  in experts", cost.params_expert, human(static_cast<double>(cost.params_expert), ""));
-  row("  elsewhere", cost.params_dense, human(static_cast<double>(cost.params_dense), ""));
+  row("parameters", cost.params_total, count_of(cost.params_total));
+  row("  active per token", cost.params_active, count_of(cost.params_active));
+  row("  in experts", cost.params_expert, count_of(cost.params_expert));
+  row("  elsewhere", cost.params_dense, count_of(cost.params_dense));
   row("FLOPs per token", cost.flops_per_token,
-      human(static_cast<double>(cost.flops_per_token), "FLOP") + ", forward and backward");
+      amount_of(cost.flops_per_token, "FLOP") + ", forward and backward");
   row("bytes of weights", cost.bytes_weights,
-      human(static_cast<double>(cost.bytes_weights), "B") + " in " + config.train.dtype);
+      amount_of(cost.bytes_weights, "B") + " in " + config.train.dtype);
   row("bytes to train", cost.bytes_training,
-      human(static_cast<double>(cost.bytes_training), "B") +
-          ": weights, gradients, moments, without activations");
+      amount_of(cost.bytes_training, "B") + ": weights, gradients, moments, without activations");
 }
 
 void print_tensors(const std::string& path) {

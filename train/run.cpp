@@ -32,6 +32,7 @@ class Run {
     while (trainer_.steps_done() < t.steps) {
       const StepResult result = trainer_.step();
       if (stop_requested()) stop();
+      last_step_ = result;
       const bool log = result.step % t.log_every == 0 || result.step == t.steps;
       metrics_->write(result, log);
       progress_->step(result);
@@ -82,10 +83,9 @@ class Run {
   }
 
   void validate_at_end() {
-    StepResult at_end;
-    at_end.step = trainer_.steps_done();
-    at_end.tokens = trainer_.tokens_seen();
-    validate(at_end);
+    last_step_.step = trainer_.steps_done();
+    last_step_.tokens = trainer_.tokens_seen();
+    validate(last_step_);
   }
 
   bool save() {
@@ -118,6 +118,7 @@ class Run {
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<Progress> progress_;
   EvalResult last_;
+  StepResult last_step_;
 };
 
 }  // namespace

@@ -14,7 +14,8 @@ namespace {
 
 constexpr double kTolerance = 1e-11;  // absolute and relative; measured: below 1e-13
 
-void expect_close(const Tensor& got, const Tensor& want, const std::string& what) {
+void expect_close(const Tensor& got, const Tensor& want, const std::string& what,
+                  double tolerance = kTolerance) {
   ASSERT_EQ(got.numel(), want.numel()) << what;
   const std::vector<double> a = got.to_vector(), b = want.to_vector();
   double worst = 0;
@@ -22,7 +23,7 @@ void expect_close(const Tensor& got, const Tensor& want, const std::string& what
     worst = std::max(worst, std::abs(a[i] - b[i]) / (1 + std::abs(b[i])));
     if (std::isnan(a[i])) worst = 1;
   }
-  EXPECT_LE(worst, kTolerance) << what;
+  EXPECT_LE(worst, tolerance) << what;
 }
 
 std::string teacher_run(const SafetensorsReader& file, const test::ScratchFolder& scratch) {
@@ -104,7 +105,11 @@ TEST_P(Golden, ThreeStepsEqualPyTorch) {
     }
   }
   for (const nn::Parameter* p : trainer.model().parameters()) {
-    expect_close(p->var.value(), file.tensor("final." + p->name), "after 3 steps: " + p->name);
+    // Attention does not change when all keys shift, so the key bias has gradient zero: what is
+    // there is round-off of 1e-17, which Adam divides by eps = 1e-8 and multiplies by lr = 1e-2.
+    const bool has_key_bias = p->name.find("qkv.bias") != std::string::npos;
+    expect_close(p->var.value(), file.tensor("final." + p->name), "after 3 steps: " + p->name,
+                 has_key_bias ? 10 * kTolerance : kTolerance);
   }
 }
 

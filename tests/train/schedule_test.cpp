@@ -136,7 +136,7 @@ TEST(TensorBoard, RecordsHaveTheKnownBytes) {
   const std::string event = train::scalar_event("a", 300, 1.5, 2.0);
   EXPECT_EQ(event, std::string("\x09\0\0\0\0\0\0\0\x40\x10\xac\x02\x2a\x0a\x0a\x08\x0a\x01"
                                "a\x15\0\0\xc0\x3f",
-                               26));
+                               24));
 }
 
 }  // namespace
