@@ -44,6 +44,7 @@ std::unique_ptr<data::Tokenizer> from_tokenizer_json(const std::string& folder) 
          "; put vocab.json and merges.txt of the model beside it");
   }
   Json vocab = json_member(model, "vocab", path);
+  if (!vocab.is_object()) fail_json_type(vocab, "vocab", path, "an object", Exit::data);
   if (root.contains("added_tokens") && root["added_tokens"].is_array()) {
     for (const Json& token : root["added_tokens"]) {
       vocab[json_value<std::string>(token, "content", path)] =
@@ -51,7 +52,9 @@ std::unique_ptr<data::Tokenizer> from_tokenizer_json(const std::string& folder) 
     }
   }
   std::string merges = "#version: 0.2\n";
-  for (const Json& merge : json_member(model, "merges", path)) {
+  const Json& pairs = json_member(model, "merges", path);
+  if (!pairs.is_array()) fail_json_type(pairs, "merges", path, "an array", Exit::data);
+  for (const Json& merge : pairs) {
     merges += merge_line(merge, path) + "\n";
   }
   return data::tokenizer_from_files({{"vocab.json", dump_json(vocab)}, {"merges.txt", merges}},
