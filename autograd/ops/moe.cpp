@@ -41,11 +41,13 @@ Grads grouped_grads(const GroupedSaved& s, const Tensor& dy, const GradInto& int
     kernels::grouped_linear_dx(dy, s.offsets, s.w, dx);
   }
   if (s.need_dw) {
-    // One kernel fills both; should only one of them be added to, both start fresh and the engine
-    // adds.
+    // One kernel fills both; should only one of them be added to, both start fresh, as wide as
+    // their places, and the engine adds.
     const bool together = !s.need_db || into[1].add == into[2].add;
-    dw = together ? place_or_new(into[1], s.w) : empty_like(s.w);
-    if (s.need_db) db = together ? place_or_new(into[2], s.bias) : empty_like(s.bias);
+    dw = together ? place_or_new(into[1], s.w) : empty_like(place_or_new(into[1], s.w));
+    if (s.need_db) {
+      db = together ? place_or_new(into[2], s.bias) : empty_like(place_or_new(into[2], s.bias));
+    }
     kernels::grouped_linear_dw(dy, s.x, s.offsets, together && into[1].add, dw, db);
   }
   return {dx, dw, db};

@@ -178,7 +178,10 @@ void take_backward(const Tensor& dweight, const Tensor& expert, Tensor& dscore) 
     T* pds = dscore.data<T>();
     each_row(expert.dim(0), experts, [=](int64_t n) {
       std::fill(pds + n * experts, pds + (n + 1) * experts, T{});
-      for (int64_t j = n * k; j < (n + 1) * k; ++j) pds[n * experts + pe[j]] = pdw[j];
+      for (int64_t j = n * k; j < (n + 1) * k; ++j) {
+        T& sum = pds[n * experts + pe[j]];
+        sum = static_cast<T>(static_cast<Acc<T>>(sum) + static_cast<Acc<T>>(pdw[j]));
+      }
     });
   });
 }

@@ -1,7 +1,8 @@
 // Twins of the load-balancing loss and the router z-loss.
 //
 // Sums run over fixed blocks of one routing group, then over the blocks in order, in a type one
-// step wider than the data: at uniform probabilities the balance loss comes out as 1, exactly.
+// step wider than the data: at uniform probabilities the balance loss comes out as 1, exactly where
+// 1 / E is exact.
 #include <cmath>
 #include <vector>
 
