@@ -110,6 +110,11 @@ void score_gradients(const Backward<T, A>& f, int64_t key_block, int64_t query_b
     const V scale(f.scale), lse(f.lse[q0 + i]), row_d(d[i]), zero(A(0));
     for (int64_t k = 0; k < keys; k += V::lanes) {
       A *at = p + i * kBlock + k, *grad = dp + i * kBlock + k;
+      if (k >= seen) {
+        zero.store(at);
+        zero.store(grad);
+        continue;
+      }
       V x = simd::exp(V::load(at) * scale - lse);
       V g = x * (V::load(grad) - row_d) * scale;
       if (seen < k + V::lanes) {

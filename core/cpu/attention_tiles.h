@@ -124,22 +124,30 @@ void softmax_step(A* s, int64_t keys, int64_t queries, int64_t first_seen, A sca
   A counted[V::lanes];
   for (int i = 0; i < V::lanes; ++i) counted[i] = static_cast<A>(i);
   for (int64_t q = 0; q < queries; q += V::lanes) {
+    // Keys below `all` are seen by every lane, keys from `some` on by none.
+    const int64_t all = std::clamp<int64_t>(first_seen + q, 0, keys);
+    const int64_t some = std::clamp<int64_t>(first_seen + q + V::lanes - 1, 0, keys);
     const V seen = V::load(counted) + V(static_cast<A>(first_seen + q));
-    const bool masked = first_seen + q < keys;
-    V largest = V::load(run.largest + q);
-    const V before = largest;
-    for (int64_t k = 0; k < keys; ++k) {
-      V x = V::load(s + k * kBlock + q) * V(scale);
-      if (masked) x = simd::less(V(static_cast<A>(k)), seen, x, minus_infinity);
+    const V before = V::load(run.largest + q);
+    V largest = before;
+    for (int64_t k = 0; k < all; ++k) {
+      const V x = V::load(s + k * kBlock + q) * V(scale);
+      x.store(s + k * kBlock + q);
+      largest = simd::max(largest, x);
+    }
+    for (int64_t k = all; k < some; ++k) {
+      const V x = simd::less(V(static_cast<A>(k)), seen, V::load(s + k * kBlock + q) * V(scale),
+                             minus_infinity);
       x.store(s + k * kBlock + q);
       largest = simd::max(largest, x);
     }
     V sum(A(0));
-    for (int64_t k = 0; k < keys; ++k) {
+    for (int64_t k = 0; k < some; ++k) {
       const V p = simd::exp(V::load(s + k * kBlock + q) - largest);
       p.store(s + k * kBlock + q);
       sum = sum + p;
     }
+    for (int64_t k = some; k < keys; ++k) V(A(0)).store(s + k * kBlock + q);
     const V shrink = simd::exp(before - largest);
     simd::fma(V::load(run.sum + q), shrink, sum).store(run.sum + q);
     shrink.store(run.shrink + q);

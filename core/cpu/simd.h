@@ -8,6 +8,9 @@
 
 #include "core/cpu/simd_register.h"
 
+// A call would pass vectors through memory, at several times the cost of the work.
+#define PM_INLINE [[gnu::always_inline]] inline
+
 namespace pyramoe::simd {
 inline namespace PM_ISA {
 
@@ -55,60 +58,60 @@ struct Vec {
 };
 
 template <class T, class F>
-inline Vec<T> map(F f) {
+PM_INLINE Vec<T> map(F f) {
   Vec<T> y;
   for (int i = 0; i < Vec<T>::parts; ++i) y.part[i] = f(i);
   return y;
 }
 
 template <class T>
-inline Vec<T> operator+(Vec<T> a, Vec<T> b) {
+PM_INLINE Vec<T> operator+(Vec<T> a, Vec<T> b) {
   return map<T>([&](int i) { return Reg<T>::add(a.part[i], b.part[i]); });
 }
 template <class T>
-inline Vec<T> operator-(Vec<T> a, Vec<T> b) {
+PM_INLINE Vec<T> operator-(Vec<T> a, Vec<T> b) {
   return map<T>([&](int i) { return Reg<T>::sub(a.part[i], b.part[i]); });
 }
 template <class T>
-inline Vec<T> operator*(Vec<T> a, Vec<T> b) {
+PM_INLINE Vec<T> operator*(Vec<T> a, Vec<T> b) {
   return map<T>([&](int i) { return Reg<T>::mul(a.part[i], b.part[i]); });
 }
 template <class T>
-inline Vec<T> operator/(Vec<T> a, Vec<T> b) {
+PM_INLINE Vec<T> operator/(Vec<T> a, Vec<T> b) {
   return map<T>([&](int i) { return Reg<T>::div(a.part[i], b.part[i]); });
 }
 template <class T>  // a * b + c, rounded once
-inline Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
+PM_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
   return map<T>([&](int i) { return Reg<T>::fma(a.part[i], b.part[i], c.part[i]); });
 }
 template <class T>  // b where either is not a number
-inline Vec<T> max(Vec<T> a, Vec<T> b) {
+PM_INLINE Vec<T> max(Vec<T> a, Vec<T> b) {
   return map<T>([&](int i) { return Reg<T>::max(a.part[i], b.part[i]); });
 }
 template <class T>
-inline Vec<T> min(Vec<T> a, Vec<T> b) {
+PM_INLINE Vec<T> min(Vec<T> a, Vec<T> b) {
   return map<T>([&](int i) { return Reg<T>::min(a.part[i], b.part[i]); });
 }
 template <class T>
-inline Vec<T> sqrt(Vec<T> a) {
+PM_INLINE Vec<T> sqrt(Vec<T> a) {
   return map<T>([&](int i) { return Reg<T>::sqrt(a.part[i]); });
 }
 template <class T>
-inline Vec<T> round(Vec<T> a) {
+PM_INLINE Vec<T> round(Vec<T> a) {
   return map<T>([&](int i) { return Reg<T>::round(a.part[i]); });
 }
 template <class T>  // a < b ? yes : no, lane by lane
-inline Vec<T> less(Vec<T> a, Vec<T> b, Vec<T> yes, Vec<T> no) {
+PM_INLINE Vec<T> less(Vec<T> a, Vec<T> b, Vec<T> yes, Vec<T> no) {
   return map<T>([&](int i) { return Reg<T>::less(a.part[i], b.part[i], yes.part[i], no.part[i]); });
 }
 template <class T>
-inline Vec<T> abs(Vec<T> a) {
+PM_INLINE Vec<T> abs(Vec<T> a) {
   return max(a, Vec<T>(T(0)) - a);
 }
 
 // Folds lanes (i, i + 8), then 4, 2, 1 apart: one order on every machine.
 template <class T, class F>
-inline T fold(Vec<T> a, F f) {
+PM_INLINE T fold(Vec<T> a, F f) {
   T lane[Vec<T>::lanes];
   a.store(lane);
   for (int half = Vec<T>::lanes / 2; half > 0; half /= 2) {
@@ -117,17 +120,17 @@ inline T fold(Vec<T> a, F f) {
   return lane[0];
 }
 template <class T>
-inline T sum(Vec<T> a) {
+PM_INLINE T sum(Vec<T> a) {
   return fold(a, [](T x, T y) { return x + y; });
 }
 template <class T>
-inline T max_lane(Vec<T> a) {
+PM_INLINE T max_lane(Vec<T> a) {
   return fold(a, [](T x, T y) { return x > y ? x : y; });
 }
 
 // c[0] + c[1] x + c[2] x² + …
 template <class T, int N>
-inline Vec<T> polynomial(Vec<T> x, const T (&c)[N]) {
+PM_INLINE Vec<T> polynomial(Vec<T> x, const T (&c)[N]) {
   Vec<T> y(c[N - 1]);
   for (int i = N - 2; i >= 0; --i) y = fma(y, x, Vec<T>(c[i]));
   return y;
@@ -166,7 +169,7 @@ struct MathTable<double> {
 };
 
 template <class T>
-inline Vec<T> exp(Vec<T> x) {
+PM_INLINE Vec<T> exp(Vec<T> x) {
   using M = MathTable<T>;
   x = min(Vec<T>(M::exp_high), max(Vec<T>(M::exp_low), x));
   const Vec<T> n = round(x * Vec<T>(M::log2_e));
@@ -181,7 +184,7 @@ inline Vec<T> exp(Vec<T> x) {
 }
 
 template <class T>
-inline Vec<T> tanh(Vec<T> x) {
+PM_INLINE Vec<T> tanh(Vec<T> x) {
   const Vec<T> one(T(1)), size = abs(x), square = x * x;
   const Vec<T> small = fma(x * square, polynomial(square, MathTable<T>::tanh), x);
   const Vec<T> e = exp(Vec<T>(T(-2)) * size);
@@ -198,7 +201,7 @@ struct GeluTable {
 };
 
 template <class T>
-inline Vec<T> gelu(Vec<T> x) {
+PM_INLINE Vec<T> gelu(Vec<T> x) {
   using G = GeluTable<T>;
   const Vec<T> one(T(1));
   const Vec<T> u = x * fma(Vec<T>(G::cubic) * x, x, one);
@@ -207,7 +210,7 @@ inline Vec<T> gelu(Vec<T> x) {
 
 // d gelu / dx
 template <class T>
-inline Vec<T> gelu_slope(Vec<T> x) {
+PM_INLINE Vec<T> gelu_slope(Vec<T> x) {
   using G = GeluTable<T>;
   const Vec<T> one(T(1)), square = x * x;
   const Vec<T> u = x * fma(Vec<T>(G::cubic), square, one);
