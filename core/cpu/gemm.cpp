@@ -24,7 +24,7 @@ constexpr int64_t kStagedTileN = 512;  // the same where C is narrower than the 
 constexpr int64_t kBlockBytes = 1536;  // of k, for one row or column, packed at a time
 constexpr int64_t kGroupBytes = 512;   // of columns packed at a time
 constexpr int64_t kSlack = 16;         // elements a packed row may run over (gemm_kernels.h)
-constexpr int64_t kTasksPerThread = 4;
+constexpr int64_t kTasksPerThread = 2;
 
 thread_local Buffer thread_buffer;
 
@@ -165,7 +165,7 @@ void pack_a(const Product<T, TC>& p, const Kernels<Acc<T>>& table, const Panels&
     if (p.transpose_a && q + k < depth) {
       for (int64_t r = 0; r < strip; ++r) {
         const T* next = p.a + (k0 + q + k + r) * p.lda + i0;
-        for (int64_t i = 0; i < panels.rows; i += kLine<T>) __builtin_prefetch(next + i);
+        for (int64_t i = 0; i < panels.rows; i += kLine<T>) __builtin_prefetch(next + i, 0, 2);
       }
     }
     for (int64_t i = 0; i < panels.count; ++i) {
@@ -177,13 +177,21 @@ void pack_a(const Product<T, TC>& p, const Kernels<Acc<T>>& table, const Panels&
   }
 }
 
-// Where op(B) (k0..k0 + k, j..j + width) lies, as lines to fetch.
+// A part of a row-major matrix, as lines to fetch.
+template <class T>
+Ahead lines(const T* x, int64_t ld, int64_t rows, int64_t cols) {
+  return {reinterpret_cast<const char*>(x), ld * static_cast<int64_t>(sizeof(T)), rows, rows,
+          ceil_div(cols, kLine<T>)};
+}
 template <class T, class TC>
-Ahead lines_of_b(const Product<T, TC>& p, int64_t k0, int64_t k, int64_t j, int64_t width) {
-  const T* x = p.transpose_b ? p.b + j * p.ldb + k0 : p.b + k0 * p.ldb + j;
-  const int64_t rows = p.transpose_b ? width : k, length = p.transpose_b ? k : width;
-  return {reinterpret_cast<const char*>(x), p.ldb * static_cast<int64_t>(sizeof(T)), rows, rows,
-          ceil_div(length, kLine<T>)};
+Ahead lines_of_a(const Product<T, TC>& p, int64_t i, int64_t rows, int64_t k0, int64_t k) {
+  return p.transpose_a ? lines(p.a + k0 * p.lda + i, p.lda, k, rows)
+                       : lines(p.a + i * p.lda + k0, p.lda, rows, k);
+}
+template <class T, class TC>
+Ahead lines_of_b(const Product<T, TC>& p, int64_t k0, int64_t k, int64_t j, int64_t cols) {
+  return p.transpose_b ? lines(p.b + j * p.ldb + k0, p.ldb, cols, k)
+                       : lines(p.b + k0 * p.ldb + j, p.ldb, k, cols);
 }
 
 template <class T, class TC>
@@ -214,7 +222,7 @@ void run_tile(const Product<T, TC>& p, const Kernels<Acc<T>>& table, int64_t i0,
       if (j + group < cols) {
         ahead = lines_of_b(p, k0, k, j0 + j + group, std::min(group, cols - j - group));
       } else if (block + 1 < blocks) {
-        ahead = lines_of_b(p, k0 + k, std::min(depth, p.k - k0 - k), j0, std::min(group, cols));
+        ahead = lines_of_a(p, i0, rows, k0 + k, std::min(depth, p.k - k0 - k));
       }
       for (int64_t i = 0; i < panels.count; ++i) {
         const int64_t row = panels.begin(i), size = panels.size(i);
@@ -243,7 +251,8 @@ void multiply_all(std::span<const Product<T, TC>> products) {
   };
   double all_work = 1;
   for (const auto& p : products) all_work += work(p);
-  const double wanted = static_cast<double>(kTasksPerThread * num_threads());
+  const int threads = num_threads();
+  const double wanted = threads == 1 ? 1.0 : static_cast<double>(kTasksPerThread * threads);
   std::vector<Cut> cuts(products.size());
   int64_t tasks = 0;
   for (size_t i = 0; i < products.size(); ++i) {
