@@ -1,6 +1,7 @@
 # The front door. `make help` lists what it can do.
 BUILD   ?= build
 JOBS    ?= $(shell nproc)
+START  := $(shell date +%s)
 CONFIGURE = cmake -S . -B $(BUILD) -DCMAKE_BUILD_TYPE=Release
 
 .PHONY: all build deps demo test smoke fuzz asan format format-check clean help
@@ -25,7 +26,7 @@ build:
 	@cmake --build $(BUILD) --parallel $(JOBS) --target pyramoe
 
 demo: deps
-	@experiments/demo/demo.sh $(BUILD) "$(DATA)"
+	@DEMO_START=$(START) experiments/demo/demo.sh $(BUILD) "$(DATA)"
 
 test: deps
 	@$(CONFIGURE) -DPYRAMOE_TESTS=ON

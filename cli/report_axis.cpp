@@ -21,6 +21,12 @@ double round_up(double x) {
 
 std::string label(double value) { return fmt::format("{:.6g}", value); }
 
+// As many decimals as the step needs: 4.5, 5.0, 5.5.
+std::string label(double value, double step) {
+  const int decimals = std::clamp(static_cast<int>(std::ceil(-std::log10(step) - 1e-9)), 0, 9);
+  return fmt::format("{:.{}f}", value == 0 ? 0 : value, decimals);
+}
+
 }  // namespace
 
 Axis::Axis(double low, double high, double begin, double end, bool logarithmic)
@@ -51,15 +57,15 @@ std::vector<Tick> Axis::ticks(int count, double unit) const {
   for (auto i = static_cast<int64_t>(std::ceil(low_ / step - 1e-9));
        static_cast<double>(i) * step <= high_ + 1e-9 * step; ++i) {
     const double value = static_cast<double>(i) * step;
-    out.push_back({value, label(value / unit)});
+    out.push_back({value, label(value / unit, step / unit)});
   }
   return out;
 }
 
 Unit unit_for(double high) {
-  if (high >= 1e9) return {1e9, "billion"};
-  if (high >= 1e6) return {1e6, "million"};
-  if (high >= 1e4) return {1e3, "thousand"};
+  if (high >= 1e9) return {1e9, "billions"};
+  if (high >= 1e6) return {1e6, "millions"};
+  if (high >= 1e4) return {1e3, "thousands"};
   return {1, ""};
 }
 

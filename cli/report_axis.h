@@ -30,7 +30,8 @@ class Axis {
   bool logarithmic_;
 };
 
-// 1, 1e3, 1e6 or 1e9 for values up to `high`, and its name: "", "thousand", "million", "billion".
+// 1, 1e3, 1e6 or 1e9 for values up to `high`, and its name: "", "thousands", "millions",
+// "billions".
 struct Unit {
   double value;
   std::string name;

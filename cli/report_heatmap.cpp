@@ -92,7 +92,7 @@ void draw_panel(Svg& svg, double x, double y, const RunReport& run, const Layout
                 const Panel& panel) {
   const std::vector<const DomainLoss*> rows = rows_of(run);
   const int64_t experts = experts_of(run, panel.layer);
-  svg.text(x, y - 8, fmt::format("block {}, {} experts", run.moe_layers[panel.layer], experts),
+  svg.text(x, y - 8, fmt::format("block {}: {} experts", run.moe_layers[panel.layer], experts),
            {12, Anchor::start, false, kQuiet});
   for (size_t r = 0; r < rows.size(); ++r) {
     const std::vector<int64_t>& counts = rows[r]->load[panel.layer];
@@ -111,7 +111,7 @@ void draw_panel(Svg& svg, double x, double y, const RunReport& run, const Layout
       svg.box(left, top, layout.cell, kRow, heat_colour(relative));
       if (layout.cell >= 27) {
         svg.text(left + layout.cell / 2, top + kRow / 2 + 4, fmt::format("{:.1f}", relative),
-                 {11, Anchor::middle, false, relative > 1.9 ? "#ffffff" : kInk});
+                 {11, Anchor::middle, false, relative > 2.45 ? "#ffffff" : kInk});
       }
       svg.end_tip();
     }

@@ -20,9 +20,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 program=$build/pyramoe
 models=(dense moe pr_moe)
-vocab=4096
+vocab=2048   # model.vocab
 sequence=128 # model.context
-batch=16     # train.batch
+batch=4      # train.batch
 child=
 
 say() { printf '\n[%3d s] %s\n' $(($(date +%s) - start)) "$*"; }
@@ -109,7 +109,7 @@ train() { # MODEL FOLDER [key=value ...]
 
 # Median tokens/s of a run, without the first steps.
 speed() {
-  sed -n 's/.*"tokens_per_s": *\([0-9.eE+]*\).*/\1/p' "$1/metrics.jsonl" | tail -n +4 | sort -g |
+  sed -n 's/.*"tokens_per_s": *\([0-9.eE+]*\).*/\1/p' "$1/metrics.jsonl" | tail -n +9 | sort -g |
     awk '{ x[NR] = $1 } END { print int(x[int((NR + 1) / 2)]) }'
 }
 
@@ -120,7 +120,7 @@ choose_budget() {
   local model rates=() left
   for model in "${models[@]}"; do
     rm -rf "$demo/probe"
-    train "$model" "$demo/probe" train.steps=12 train.eval_sequences=1 train.log_every=12 \
+    train "$model" "$demo/probe" train.steps=40 train.eval_sequences=1 train.log_every=40 \
       >"$demo/probe.log" 2>&1 || { local code=$?; cat "$demo/probe.log" >&2; exit "$code"; }
     rates+=("$(speed "$demo/probe")")
     echo "  $model: ${rates[-1]} tokens/s"
@@ -130,14 +130,14 @@ choose_budget() {
   local size
   size=$(cat "${texts[@]}" | wc -c)
   # A tenth of the time is for validation and saving. At most four passes over the text (about
-  # three bytes a token), at least 60 steps.
+  # three bytes a token), at least 200 steps.
   awk -v left="$left" -v rates="${rates[*]}" -v step=$((batch * sequence)) -v bytes="$size" 'BEGIN {
     n = split(rates, rate, " ")
     for (i = 1; i <= n; ++i) each += step / rate[i]
     steps = int(0.85 * (left - 15) / each)
     most = int(4 * bytes / 3 / step)
     if (steps > most) steps = most
-    if (steps < 60) steps = 60
+    if (steps < 200) steps = 200
     printf "steps=%d\n", steps
     for (i = 1; i <= n; ++i) {
       save = int(15 * rate[i] / step)
@@ -165,11 +165,13 @@ train_all() {
 show() {
   say "results"
   run report "$demo/dense" "$demo/moe" "$demo/pr_moe" --svg "$demo/report.svg"
-  local prompt="In the beginning"
-  [ -n "$data" ] && prompt=$(head -c 200 "${texts[0]}" | head -n 1 | cut -c 1-40)
-  say "pr_moe goes on from \"$prompt\", each token in the colour of its expert"
-  run generate "$demo/pr_moe" --prompt "$prompt" --tokens 120 --temperature 0.8 --seed 7 \
-    --show-experts --ignore-eot
+  local prompts=("In the beginning" "def __init__(self") prompt
+  [ -z "$data" ] || prompts=("$(head -c 200 "${texts[0]}" | head -n 1 | cut -c 1-40)")
+  for prompt in "${prompts[@]}"; do
+    say "pr_moe goes on from \"$prompt\", each token in the colour of its expert"
+    run generate "$demo/pr_moe" --prompt "$prompt" --tokens 100 --temperature 0.7 --seed 7 \
+      --show-experts --ignore-eot
+  done
   say "done. Runs, picture and texts are in $demo; delete the folder to start over"
 }
 

@@ -74,8 +74,8 @@ TEST(ReportPicture, ShowsEveryRunDomainAndLoad) {
   const RunFolders folders;
   const std::string svg = report::draw_picture(both(folders));
   for (const char* text :
-       {">dense<", ">moe<", ">bible<", ">code<", ">2.500<", ">2.400<", ">block 1, 2 experts<",
-        ">block 3, 4 experts<", "thousand", "bible, block 1, expert 0: 75.0 % of the choices",
+       {">dense<", ">moe<", ">bible<", ">code<", ">2.500<", ">2.400<", ">block 1: 2 experts<",
+        ">block 3: 4 experts<", "thousand", "bible, block 1, expert 0: 75.0 % of the choices",
         "bible, block 3, expert 0: 100.0 % of the choices"}) {
     EXPECT_NE(svg.find(text), std::string::npos) << text;
   }
