@@ -50,8 +50,9 @@ Var dropout(const Var& x, double p, const RngKey& key,
 
 // ---- loss
 Var cross_entropy(const Var& logits, const Tensor& target,
-                  bool reuse_logits = false);  // mean over N, in nats -> (1); reuse_logits:
-                                               // backward overwrites the logits' memory
+                  bool reuse_logits = false);  // mean over all N, in nats -> (1); a target < 0
+                                               // adds 0; reuse_logits: backward overwrites
+                                               // the logits' memory
 Var distill_loss(const Var& student, const Tensor& teacher,
                  double temperature);  // mean T^2 KL(teacher || student) -> (1)
 

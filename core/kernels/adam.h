@@ -19,7 +19,8 @@ struct AdamWOptions {
 //   scalars f64: [lr, bias1, bias2, clip, skip, …];  all tensors (n)
 PM_KERNEL(adamw_step, (const Tensor& grad, const AdamWOptions& options, const Tensor& scalars,
                        Tensor& master, Tensor& m, Tensor& v, Tensor& param))
-// master -= lr * (momentum buffer or clip * grad, plus decay); m undefined = plain SGD.
+// g = clip * grad + weight_decay * master;  m = momentum m + g;  master -= lr * m.
+// m undefined = plain SGD, master -= lr * g.
 PM_KERNEL(sgd_step, (const Tensor& grad, double momentum, double weight_decay,
                      const Tensor& scalars, Tensor& master, Tensor& m, Tensor& param))
 

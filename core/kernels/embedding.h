@@ -7,7 +7,7 @@ namespace pyramoe::kernels {
 
 // y[n, :] = tokens_table[token[n], :] + positions_table[position[n], :].
 //   token, position (N) i32; tables (V, D), (T, D); y (N, D)
-// Throws Error(data) naming the place of a token outside [0, V).
+// Throws Error(data) naming the place of a token outside [0, V) or a position outside [0, T).
 PM_KERNEL(embedding_forward, (const Tensor& token, const Tensor& position,
                               const Tensor& token_table, const Tensor& position_table, Tensor& y))
 // dtable[index[n], :] (+)= dy[n, :], rows added in order of n.   dy (N, D), dtable (V, D)
