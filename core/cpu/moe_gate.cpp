@@ -31,27 +31,36 @@ constexpr int64_t kFewChoices = 8;
 
 // The k best of one row, kept sorted while walking: cheap for the usual k of 1 or 2.
 template <class A>
-void insert_best(const std::vector<A>& score, int64_t k, int32_t* best) {
-  const auto experts = static_cast<int64_t>(score.size());
-  const auto at = [&](int32_t e) { return score[static_cast<size_t>(e)]; };
+void insert_best(const A* score, int64_t experts, int64_t k, int32_t* best) {
+  A top[kFewChoices];
   for (int64_t e = 0; e < experts; ++e) {
-    const A s = score[static_cast<size_t>(e)];
-    if (e >= k && !(s > at(best[k - 1]))) continue;
+    const A s = score[e];
+    if (e >= k && !(s > top[k - 1])) continue;
     int64_t place = std::min(e, k - 1);
-    for (; place > 0 && s > at(best[place - 1]); --place) best[place] = best[place - 1];
+    for (; place > 0 && s > top[place - 1]; --place) {
+      top[place] = top[place - 1];
+      best[place] = best[place - 1];
+    }
+    top[place] = s;
     best[place] = static_cast<int32_t>(e);
   }
 }
 
 template <class A>
-void sort_best(const std::vector<A>& score, int64_t k, int32_t* best) {
-  std::vector<int32_t> order(score.size());
+void sort_best(const A* score, int64_t experts, int64_t k, int32_t* best) {
+  std::vector<int32_t> order(static_cast<size_t>(experts));
   for (size_t e = 0; e < order.size(); ++e) order[e] = static_cast<int32_t>(e);
-  std::partial_sort(order.begin(), order.begin() + k, order.end(), [&](int32_t a, int32_t b) {
-    const A x = score[static_cast<size_t>(a)], y = score[static_cast<size_t>(b)];
-    return x > y || (x == y && a < b);
+  std::partial_sort(order.begin(), order.begin() + k, order.end(), [score](int32_t a, int32_t b) {
+    return score[a] > score[b] || (score[a] == score[b] && a < b);
   });
   std::copy_n(order.begin(), k, best);
+}
+
+template <class A>
+bool any_nan(const A* x, int64_t n) {
+  int found = 0;  // a plain count: the loop becomes vector code
+  for (int64_t i = 0; i < n; ++i) found |= x[i] != x[i];
+  return found != 0;
 }
 
 }  // namespace
@@ -63,12 +72,11 @@ void sigmoid_rows_forward(const Tensor& x, Tensor& y) {
     const T* px = x.data<T>();
     T* py = y.data<T>();
     each_row(x.dim(0), d, [=](int64_t n) {
+      const T* row = px + n * d;
+      each_pack<A>(
+          0, d, [=](auto at) { store(py + n * d, at, A{1} / (A{1} + exp_pack(-load(row, at)))); });
       bool nan = false;
-      for (int64_t e = n * d; e < (n + 1) * d; ++e) {
-        const A v = static_cast<A>(px[e]);
-        nan |= std::isnan(v);
-        py[e] = static_cast<T>(A{1} / (A{1} + std::exp(-v)));
-      }
+      for (int64_t e = 0; e < d; ++e) nan |= std::isnan(static_cast<A>(row[e]));
       if (nan) std::fill(py + n * d, py + (n + 1) * d, T(std::numeric_limits<A>::quiet_NaN()));
     });
   });
@@ -130,22 +138,19 @@ void top_k(const Tensor& score, const Tensor& bias, Tensor& expert) {
     const T* pb = bias.defined() ? bias.data<T>() : nullptr;
     int32_t* pe = expert.data<int32_t>();
     parallel_for(score.dim(0), rows_grain(experts), [=](int64_t begin, int64_t end) {
-      std::vector<A> row(static_cast<size_t>(experts));
+      std::vector<A> steered(static_cast<size_t>(experts));
       for (int64_t n = begin; n < end; ++n) {
-        bool nan = false;
         for (int64_t e = 0; e < experts; ++e) {
-          const A b = pb ? static_cast<A>(pb[e]) : A{0};
-          const A s = static_cast<A>(ps[n * experts + e]) + b;
-          nan |= std::isnan(s);
-          row[static_cast<size_t>(e)] = s;
+          steered[static_cast<size_t>(e)] =
+              static_cast<A>(ps[n * experts + e]) + (pb ? static_cast<A>(pb[e]) : A{0});
         }
         int32_t* best = pe + n * k;
-        if (nan) {
+        if (any_nan(steered.data(), experts)) {
           for (int64_t j = 0; j < k; ++j) best[j] = static_cast<int32_t>(j);
         } else if (k <= kFewChoices) {
-          insert_best(row, k, best);
+          insert_best(steered.data(), experts, k, best);
         } else {
-          sort_best(row, k, best);
+          sort_best(steered.data(), experts, k, best);
         }
       }
     });

@@ -311,11 +311,63 @@ TEST(ResidualMoe, TheLearnedMixIsASoftmaxOfTwoPerToken) {
   };
   const Tensor moe = alone(500), mlp = alone(-500);
   const Tensor both = run(*sum, tokens(), context, gradient()).y;
-  for (int64_t i = 0; i < both.numel(); ++i) {
-    EXPECT_NEAR(moe.data<double>()[i] + mlp.data<double>()[i], both.data<double>()[i], 1e-14);
-  }
   EXPECT_TRUE(near(alone(0), ops::scale(Var(both), 0.5).value(), 1e-14));
-  EXPECT_FALSE(near(moe, mlp, 1e-3));
+  value(*sum, "mlp.down.weight").zero();
+  value(*sum, "mlp.down.bias").zero();
+  EXPECT_TRUE(near(moe, run(*sum, tokens(), context, gradient()).y, 1e-14));
+  EXPECT_TRUE(near(ops::add(Var(moe), Var(mlp)).value(), both, 1e-14));
+}
+
+// S3: central differences of <dy, y> + aux (balance + z) along a random direction, for the input
+// and every parameter. The choices are constants: the step is far smaller than any gap between
+// logits.
+TEST(ResidualMoe, GradientsMatchDifferencesSideLossesIncluded) {
+  constexpr double kAux = 0.7, kStep = 1e-6;
+  ModelConfig config = small_config();
+  config.top_k = 2;
+  config.capacity_factor = 0.75;
+  config.renormalize = true;
+  config.residual = true;
+  config.residual_mix = "learned";
+  config.z_coef = 1;
+  for (const char* gate : {"softmax", "sigmoid_bias"}) {
+    for (const char* balance : {"first", "all"}) {
+      config.gate = gate;
+      config.balance_loss = balance;
+      const auto layer = make_layer(config, kExperts);
+      const nn::Context context = context_of(kBatch, kLength, true);
+      const Tensor x = tokens(), dy = gradient();
+      const Pass at = run(*layer, x, context, dy, kAux);
+      const auto objective = [&] {
+        const Pass p = run(*layer, x, context, dy, kAux);
+        double sum = kAux * (p.balance_loss.item() + p.z_loss.item());
+        for (int64_t i = 0; i < dy.numel(); ++i)
+          sum += dy.data<double>()[i] * p.y.data<double>()[i];
+        return sum;
+      };
+      const auto check = [&](const std::string& name, const Tensor& place, const Tensor& grad) {
+        const Tensor before = place.clone(), way = normal(place.shape(), hash_name(name));
+        double slope = 0, side[2];
+        for (int64_t i = 0; i < way.numel(); ++i) {
+          slope += grad.data<double>()[i] * way.data<double>()[i];
+        }
+        for (int s : {0, 1}) {
+          for (int64_t i = 0; i < way.numel(); ++i) {
+            place.data<double>()[i] =
+                before.data<double>()[i] + (s == 0 ? kStep : -kStep) * way.data<double>()[i];
+          }
+          side[s] = objective();
+        }
+        place.copy_from(before);
+        EXPECT_NEAR((side[0] - side[1]) / (2 * kStep), slope, 1e-7 * (1 + std::abs(slope)))
+            << name << ", " << gate << ", " << balance;
+      };
+      check("x", x, at.dx);
+      for (const nn::Parameter* p : layer->parameters()) {
+        check(p->name, p->var.value(), at.grads.at(p->name));
+      }
+    }
+  }
 }
 
 // The same model in narrower types stays close to f64.
