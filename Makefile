@@ -2,7 +2,10 @@
 BUILD   ?= build
 JOBS    ?= $(shell nproc)
 START  := $(shell date +%s)
-CONFIGURE = cmake -S . -B $(BUILD) -DCMAKE_BUILD_TYPE=Release
+CLANG_FORMAT ?= clang-format
+CMAKE_FLAGS ?=
+SECONDS_EACH ?= 60
+CONFIGURE = cmake -S . -B $(BUILD) -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
 
 .PHONY: all build deps demo test smoke fuzz asan format format-check clean help
 
@@ -39,11 +42,15 @@ asan: deps
 	@cmake --build build-asan --parallel $(JOBS)
 	@tests/run.sh build-asan
 
+fuzz: deps
+	@cmake/install_deps.sh clang-14 libclang-rt-14-dev
+	@tests/fuzz/run.sh build-fuzz $(SECONDS_EACH)
+
 format:
-	@git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs clang-format -i
+	@git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs $(CLANG_FORMAT) -i
 
 format-check:
-	@git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs clang-format --dry-run --Werror
+	@git ls-files '*.h' '*.cpp' '*.cu' '*.cuh' | xargs $(CLANG_FORMAT) --dry-run --Werror
 
 clean:
 	@rm -rf build build-*

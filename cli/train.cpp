@@ -11,7 +11,7 @@ struct Options {
   std::string config;
   std::vector<std::string> overrides;
   std::string device = "auto";
-  bool keys = false;
+  bool keys = false, markdown = false;
 };
 
 void train_command(const Options& options) {
@@ -19,7 +19,8 @@ void train_command(const Options& options) {
     fail(Exit::config, "train: expected a config file, e.g. experiments/base/tiny_pr_moe.toml");
   }
   if (options.keys) {
-    std::printf("%s", help_text(train::RunConfig{}).c_str());
+    const train::RunConfig defaults;
+    std::printf("%s", (options.markdown ? train::config_page() : help_text(defaults)).c_str());
     return;
   }
   const Device device = parse_device(options.device);
@@ -38,6 +39,7 @@ void add_train(CLI::App& app) {
       ->needs(config);
   command->add_option("--device", options->device, "cpu, cuda or auto")->capture_default_str();
   command->add_flag("--keys", options->keys, "list every setting with its meaning, and end");
+  command->add_flag("--markdown", options->markdown, "with --keys: as docs/config.md has them");
   command->footer(
       "The run folder (run.dir) gets config.toml, metrics.jsonl, metrics.csv, a TensorBoard file\n"
       "and checkpoints/. The same command goes on from the newest intact checkpoint. SIGTERM\n"

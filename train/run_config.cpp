@@ -1,5 +1,6 @@
 #include "train/run_config.h"
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "core/file.h"
@@ -22,6 +23,15 @@ void check_batches(const RunConfig& c, ConfigProblems& problems) {
     if (c.train.batch % c.train.ramp_start != 0) {
       problems.add("train.ramp_start", cat("must divide train.batch = ", c.train.batch));
     }
+  }
+  if (c.train.ramp_tokens > 0 && c.train.ramp_start == 0) {
+    problems.add("train.ramp_tokens", "needs train.ramp_start, the batch that the run begins with");
+  }
+  int64_t tokens = 0;
+  if (__builtin_mul_overflow(c.train.batch, c.model.context, &tokens) ||
+      __builtin_mul_overflow(tokens, std::max<int64_t>(c.train.steps, 1), &tokens)) {
+    problems.add("train.steps",
+                 "times train.batch times model.context is more than can be counted");
   }
   bool has_experts = false;
   for (const int64_t experts : moe::expand_experts(c.model.experts, c.model.layers)) {
@@ -48,6 +58,16 @@ void check_training(const RunConfig& c, ConfigProblems& problems) {
   }
   if (c.distill.init == "teacher" && c.distill.teacher.empty()) {
     problems.add("distill.init", "needs distill.teacher, the run that the layers come from");
+  }
+  const DistillConfig plain;
+  if (c.distill.teacher.empty()) {
+    const auto needs_teacher = [&](const char* key, bool changed) {
+      if (changed) problems.add(key, "has no effect without distill.teacher, the teacher's run");
+    };
+    needs_teacher("distill.schedule", c.distill.schedule != plain.schedule);
+    needs_teacher("distill.stop_at", c.distill.stop_at != plain.stop_at);
+    needs_teacher("distill.beta", c.distill.beta != plain.beta);
+    needs_teacher("distill.temperature", c.distill.temperature != plain.temperature);
   }
   if (c.distill.init == "teacher" && !(c.init.from.empty() && c.init.from_dense.empty())) {
     problems.add("distill.init", "and init.* exclude each other: a model starts once");
@@ -122,6 +142,21 @@ RunConfig load_run_config(const std::string& path, const std::vector<std::string
 
 RunConfig parse_run_config(const std::string& toml, const std::string& what) {
   return finish(parse_config(toml, what));
+}
+
+std::string config_page() {
+  return "# Settings\n\n"
+         "Every key of a config file, from the field lists in `moe/model_config.h` and\n"
+         "`train/run_config.h` (`pyramoe train --keys --markdown` prints this page; a test "
+         "compares).\n"
+         "A file may start with `include = [\"other.toml\"]`, relative to itself; later values "
+         "win, and\n"
+         "`key=value` on the command line wins over all. A key that does not exist, a value of "
+         "the\n"
+         "wrong type or out of range, and settings that contradict each other end with status 2 "
+         "before\n"
+         "any work.\n\n" +
+         markdown_table(RunConfig{});
 }
 
 DType dtype_of(const RunConfig& config) {

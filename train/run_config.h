@@ -213,4 +213,7 @@ RunConfig parse_run_config(const std::string& toml, const std::string& what);
 
 DType dtype_of(const RunConfig& config);
 
+// docs/config.md: every key with its type, default and meaning.
+std::string config_page();
+
 }  // namespace pyramoe::train
