@@ -1,9 +1,8 @@
 // The one page that includes toml++. Its tables are flattened to dotted keys with their lines.
-//
-// toml++ recurses when it destroys nested tables, and dotted keys nest without a limit of its own;
-// so the depth of keys is bounded before it sees the text.
+// The parser sees only ASCII, and keys of bounded depth: config_scan.h says why.
 #include "core/config_toml.h"
 
+#include "core/config_scan.h"
 #include "core/text.h"
 
 // The standard library reads doubles exactly and whatever the locale; toml++ 3.3 does not expect
@@ -15,42 +14,6 @@
 
 namespace pyramoe {
 namespace {
-
-constexpr int64_t kMaxKeyDepth = 16;
-
-// Walks over strings and comments as TOML has them and counts the dots of each key. Where the text
-// is malformed the parser stops too, so what comes after does not matter.
-void check_key_depth(std::string_view text, const std::string& what) {
-  int64_t dots = 0;
-  int64_t line = 1;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (c == '"' || c == '\'') {
-      const bool is_long = text.substr(i, 3) == std::string(3, c);
-      const std::string end(is_long ? 3 : 1, c);
-      for (i += end.size(); i < text.size() && text.substr(i, end.size()) != end; ++i) {
-        if (text[i] == '\n') {
-          ++line;
-          if (!is_long) break;
-        }
-        if (text[i] == '\\' && c == '"') ++i;
-      }
-      // A long string may end in up to two more quotes of its own.
-      i += end.size() - 1;
-      while (is_long && i + 1 < text.size() && text[i + 1] == c) ++i;
-    } else if (c == '#') {
-      i = std::min(text.find('\n', i), text.size()) - 1;
-    } else if (c == '\n') {
-      ++line;
-      dots = 0;
-    } else if (c == '.') {
-      if (++dots > kMaxKeyDepth)
-        fail(Exit::config, what, ":", line, ": a key of more than ", kMaxKeyDepth, " parts");
-    } else if (std::string_view("=,[]{}").find(c) != std::string_view::npos) {
-      dots = 0;
-    }
-  }
-}
 
 std::optional<ConfigScalar> scalar_of(const toml::node& node) {
   if (const auto* value = node.as_boolean()) return ConfigScalar(value->get());
@@ -122,10 +85,10 @@ TomlFile parse_toml(const std::string& text, const std::string& what) {
   if (static_cast<int64_t>(text.size()) > kMaxConfig)
     fail(Exit::config, what, ": ", text.size(), " bytes are too many for a config, at most ",
          kMaxConfig, " are allowed");
-  check_key_depth(text, what);
+  const std::string ascii = scan_toml(text, what);
   TomlFile file;
   try {
-    const toml::table table = toml::parse(text, what);
+    const toml::table table = toml::parse(ascii, what);
     flatten(table, "", what, file.items);
   } catch (const toml::parse_error& error) {
     fail(Exit::config, what, ":", error.source().begin.line, ":", error.source().begin.column,
@@ -145,8 +108,7 @@ std::optional<ConfigValue> parse_toml_value(std::string_view text) {
   if (text.empty() || text.find('\n') != std::string_view::npos) return std::nullopt;
   const std::string document = "value = " + std::string(text) + "\n";
   try {
-    check_key_depth(document, "");
-    const toml::table table = toml::parse(document);
+    const toml::table table = toml::parse(scan_toml(document, ""));
     const toml::node* node = table.get("value");
     return node && table.size() == 1 ? value_of(*node) : std::nullopt;
   } catch (const toml::parse_error&) {

@@ -134,6 +134,23 @@ TEST(Config, IncludesThatFailNameBothFiles) {
   EXPECT_NE(error_of(folder.path()).find("folder"), std::string::npos);
 }
 
+TEST(Config, ForeignLettersAreKeptInEveryKindOfText) {
+  const std::pair<const char*, const char*> cases[] = {{R"("é€😀")", "é€😀"},
+                                                       {R"("😀\"\\")", R"(😀"\)"},
+                                                       {R"('é"\n')", R"(é"\n)"},
+                                                       {"\"\"\"\né\nb\"\"\"", "é\nb"},
+                                                       {R"("""a""é""""")", R"(a""é"")"},
+                                                       {"\"\"\"é \\\n   b\"\"\"", "é b"},
+                                                       {"'''\né\\\n\"\"\"'''", "é\\\n\"\"\""},
+                                                       {"'''é'\n'''''", "é'\n''"},
+                                                       {"\"\" # é", ""},
+                                                       {"'' # \" ' é", ""}};
+  for (const auto& [text, expected] : cases)
+    EXPECT_EQ(read(cat("run.dir = ", text, "\nmodel.layers = 3\n")).dir, expected) << text;
+  EXPECT_EQ(read("", {"run.dir=é"}).dir, "é");
+  EXPECT_EQ(read("", {"run.dir='é'"}).dir, "é");
+}
+
 TEST(Config, ResolvedTextReadsBackTheSame) {
   SampleConfig config;
   config.layers = std::numeric_limits<int64_t>::max();

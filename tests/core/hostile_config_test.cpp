@@ -126,6 +126,15 @@ const Row kRows[] = {
     {"moe.residual = True", "not valid TOML"},
     {"data.sources = ['a'", "not valid TOML"},
     {"data.sources = ['a',,]", "not valid TOML"},
+    {"r\xd2\x96 = 1", "t.toml:1: not valid TOML: \"\xd2\x96\" must be inside quotes"},
+    {"model.layers = \xc2\xa0 12", "must be inside quotes"},
+    {"\xef\xbb\xbfmodel.layers = 0", "must be between 1"},
+    {"moe.gate = \"\\\xc3\xa9\"", "an unknown escape"},
+    {"moe.gate = \"\"\"\\\xc3\xa9\"\"\"", "an unknown escape"},
+    {"moe.gate = 'abc", "a text without its closing quotes"},
+    {"moe.gate = \"abc\\\"", "a text without its closing quotes"},
+    {"moe.gate = \"\"\"abc\"\"", "a text without its closing quotes"},
+    {"# fine\n\nmodel.layers = 3 # \xff", "t.toml:3: not valid TOML: the text is not UTF-8"},
     {"{}", "not valid TOML"},
     {"{\"model\": {\"layers\": 3}}", "not valid TOML"},
     {"moe.gate = \"\xff\xfe\"", "not valid TOML"},
@@ -135,7 +144,8 @@ const Row kRows[] = {
     {"include = 3", "t.toml:1: include must be a list of file names"},
     {"include = [3]", "include must be a list of file names"},
     {"include = ['a.toml']", "include is not possible here"},
-    {"a.b.c.d.e.f.g.h.i.j.k.l.m.n.o.p.q.r = 1", "t.toml:1: a key of more than 16 parts"},
+    {"a.b.c.d.e.f.g.h.i.j.k.l.m.n.o.p.q.r = 1",
+     "t.toml:1: not valid TOML: a key of more than 16 parts"},
 };
 
 TEST(HostileConfig, EveryRowGivesItsMessage) {
