@@ -114,7 +114,8 @@ TEST_F(Hf, ImportExportKeepsEveryTensor) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const std::string t = to_string(dtype);
     write_gpt2("in" + t, dtype, "");  // as the first GPT-2 files, without "transformer."
-    import_hf(at("in" + t), at("run" + t));
+    EXPECT_EQ(import_hf(at("in" + t), at("run" + t)).dtype, dtype);
+    EXPECT_EQ(load_run(at("run" + t)).dtype, dtype);
     export_hf(at("run" + t), at("out" + t));
     const HfTensors in(at("in" + t)), out(at("out" + t));
     EXPECT_EQ(in.names(), out.names());
@@ -128,20 +129,55 @@ TEST_F(Hf, TransposesConv1dAndPacksQkv) {
   write_gpt2("in", DType::f32, "transformer.");
   import_hf(at("in"), at("run"));
   const HfTensors in(at("in"));
-  const Tensor c_attn = in.at("h.1.attn.c_attn.weight");  // (in 8, out 24)
   const LoadedRun run = load_run(at("run"));
-  for (const nn::Parameter* parameter : run.model->parameters()) {
-    if (parameter->name != "blocks.1.attention.qkv.weight") continue;
-    const Tensor& qkv = parameter->var.value();  // (3, out 8, in 8)
-    for (int64_t part = 0; part < 3; ++part) {
-      for (int64_t o = 0; o < 8; ++o) {
-        for (int64_t i = 0; i < 8; ++i) {
-          EXPECT_EQ(qkv.data<float>()[(part * 8 + o) * 8 + i],
-                    c_attn.data<float>()[i * 24 + part * 8 + o]);
+  int64_t checked = 0;
+  for (const HfName& name : gpt2_names(2)) {
+    if (name.hf.find(".c_") == std::string::npos || !name.hf.ends_with("weight")) continue;
+    const Tensor theirs = in.at(name.hf);  // (in, out)
+    for (const nn::Parameter* parameter : run.model->parameters()) {
+      if (parameter->name != name.ours) continue;
+      const float* ours = parameter->var.value().data<float>();  // (out, in); qkv (3, D, in)
+      for (int64_t o = 0; o < theirs.dim(1); ++o) {
+        for (int64_t i = 0; i < theirs.dim(0); ++i, ++checked) {
+          ASSERT_EQ(ours[o * theirs.dim(0) + i], theirs.data<float>()[i * theirs.dim(1) + o])
+              << name.hf;
         }
       }
     }
   }
+  EXPECT_EQ(checked, 2 * (8 * 24 + 8 * 8 + 8 * 32 + 32 * 8));
+}
+
+// Logits that transformers 5.23 (GPT2LMHeadModel in float64) gave for these weights.
+TEST_F(Hf, ComputesWhatTransformersComputes) {
+  write_gpt2("in", DType::f64, "transformer.");
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  int64_t k = 0;
+  for (const auto& [name, shape] : gpt2_shapes()) {
+    Tensor value(shape, DType::f64);
+    const bool scale = name.find("ln_") != std::string::npos && name.ends_with("weight");
+    for (int64_t i = 0; i < value.numel(); ++i) {
+      value.data<double>()[i] =
+          static_cast<double>((i * 7919 + k * 104729) % 1009 - 504) / 600 + (scale ? 1 : 0);
+    }
+    tensors.emplace_back(name, value);
+    ++k;
+  }
+  write_safetensors(at("in/model.safetensors"), tensors);
+  EXPECT_EQ(import_hf(at("in"), at("run")).dtype, DType::f64);
+  const LoadedRun run = load_run(at("run"));
+  const Tensor logits = full_logits(*run.model, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12});
+  const double* last = logits.data<double>() + 11 * 30;
+  EXPECT_NEAR(last[0], 1.5509772086059663, 1e-13);
+  EXPECT_NEAR(last[1], 3.0729448801440942, 1e-13);
+  EXPECT_NEAR(last[2], -2.4174360342747536, 1e-13);
+  EXPECT_NEAR(last[3], -1.3024644846933942, 1e-13);
+  EXPECT_NEAR(last[4], 0.38326469316372253, 1e-13);
+  EXPECT_NEAR(last[5], 1.5160083023807622, 1e-13);
+  EXPECT_NEAR(logits.data<double>()[5 * 30 + 29], 1.9676496936782897, 1e-13);
+  double sum = 0;
+  for (const double logit : logits.to_vector()) sum += logit;
+  EXPECT_NEAR(sum, -11.687719580032145, 1e-11);
 }
 
 TEST_F(Hf, PadsAndCutsTheVocabulary) {
