@@ -3,6 +3,7 @@
 #include "core/device.h"
 
 #include <malloc.h>
+#include <sys/mman.h>
 
 #include <atomic>
 #include <cstdlib>
@@ -28,6 +29,20 @@ void keep_memory_between_steps() {
     return true;
   }();
   (void)once;
+}
+
+// Asks for huge pages where a block holds whole ones: weights are read in strides that small pages
+// slow down by a third.
+void advise_huge_pages(void* data, int64_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = 2 << 20;
+  const auto begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
+  const auto end =
+      (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / kPage * kPage;
+  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  (void)data, (void)bytes;
+#endif
 }
 
 }  // namespace
@@ -63,6 +78,7 @@ void* device_alloc(int64_t bytes, Device device) {
     fail(Exit::memory, "out of memory: ", bytes, " bytes asked for, ", held.load(),
          " bytes held by tensors; lower train.micro_batch, model.context or the model's size");
   }
+  advise_huge_pages(data, rounded);
   const int64_t now = held.fetch_add(bytes) + bytes;
   int64_t seen = peak.load();
   while (now > seen && !peak.compare_exchange_weak(seen, now)) {
