@@ -100,6 +100,30 @@ TEST(CommitFolder, GivesTheFinalNameOnce) {
   EXPECT_EQ(read_file(folder / "step-1/deep/f"), "x");
 }
 
+// Each file, the folder and its parent are flushed: each of these operations can fail the commit.
+TEST(CommitFolder, EveryFileIsFlushedBeforeTheRename) {
+  const FaultScope scope;
+  int64_t n = 1;
+  for (;; ++n) {
+    const TempFolder folder;
+    const std::string temp = temp_name(folder / "step-1");
+    make_folders(temp);
+    put(temp + "/a", "1");
+    put(temp + "/b", "2");
+    set_fault_plan({n, FaultKind::eio, false});
+    bool failed = false;
+    try {
+      commit_folder(temp, folder / "step-1");
+    } catch (const Error&) {
+      failed = true;
+    }
+    clear_fault_plan();
+    if (!failed) break;
+    EXPECT_EQ(path_exists(folder / "step-1"), n > 4);  // flush a, b and the folder; rename
+  }
+  EXPECT_EQ(n, 6);
+}
+
 // A save of two files into a folder, then the removal of the old one: killed at each operation, a
 // folder with a final name is always whole.
 TEST(CommitFolder, KilledAtAnyOperationNoFolderIsHalf) {
