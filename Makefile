@@ -29,7 +29,7 @@ build:
 	@cmake --build $(BUILD) --parallel $(JOBS) --target pyramoe
 
 demo: deps
-	@DEMO_START=$(START) experiments/demo/demo.sh $(BUILD) "$(DATA)"
+	@exec env DEMO_START=$(START) experiments/demo/demo.sh $(BUILD) "$(DATA)"
 
 test: deps
 	@$(CONFIGURE) -DPYRAMOE_TESTS=ON

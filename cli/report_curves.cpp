@@ -67,8 +67,8 @@ struct Curves {
   Range tokens, loss;
 };
 
-// On a linear axis the first twentieth of the run would squeeze the rest into a thin band: it may
-// leave the chart at the top.
+// On a linear axis the first tenth of the run would squeeze the rest into a thin band: it may leave
+// the chart at the top.
 Curves collect(const std::vector<RunReport>& runs, bool log_tokens) {
   Curves out;
   for (const RunReport& run : runs) {
@@ -76,7 +76,7 @@ Curves collect(const std::vector<RunReport>& runs, bool log_tokens) {
     for (const LossPoint& p : out.training.back()) out.tokens.add(p.tokens);
     for (const LossPoint& p : run.validation) out.tokens.add(p.tokens);
   }
-  const double begin = log_tokens ? 0 : 0.05 * out.tokens.high;
+  const double begin = log_tokens ? 0 : 0.1 * out.tokens.high;
   for (size_t i = 0; i < runs.size(); ++i) {
     for (const LossPoint& p : out.training[i]) {
       if (p.tokens >= begin) out.loss.add(p.loss);
@@ -115,7 +115,7 @@ std::vector<LossPoint> smooth(const std::vector<LossPoint>& points, size_t count
   const size_t stride = std::max<size_t>(1, n / std::max<size_t>(1, count));
   const auto average = [&](size_t i) {
     // The window shrinks towards the ends, so that i stays in its middle.
-    const size_t reach = std::min({n / 200, i, n - 1 - i});
+    const size_t reach = std::min({n / 80, i, n - 1 - i});
     double sum = 0, seen = 0;
     for (size_t j = i - reach; j <= i + reach; ++j) {
       if (!std::isfinite(points[j].loss)) continue;
@@ -142,6 +142,8 @@ void draw_curves(Svg& svg, const Rect& place, const std::vector<RunReport>& runs
   const Axis y(loss.low, loss.high, bottom, top);
 
   svg.text(place.x, place.y, "Loss", {kTitle, Anchor::start, true});
+  svg.text(place.x + 44, place.y, "thin: training, smoothed; with markers: validation",
+           {kTickSize, Anchor::start, false, kQuiet});
   const Unit unit = unit_for(most);
   draw_axes(svg, x, y, x.ticks(7, unit.value), y.ticks(7));
   svg.text((left + right) / 2, bottom + 40,
@@ -153,7 +155,10 @@ void draw_curves(Svg& svg, const Rect& place, const std::vector<RunReport>& runs
   for (size_t i = 0; i < runs.size(); ++i) {
     const Look look = look_of(i);
     for (const Points& piece : pieces(curves.training[i], x, y)) {
-      svg.path(piece, {look.colour, 2, look.dash, 0.9});
+      svg.path(piece, {look.colour, 1, "", 0.5});
+    }
+    for (const Points& piece : pieces(runs[i].validation, x, y)) {
+      svg.path(piece, {look.colour, 2, look.dash});
     }
   }
   for (size_t i = 0; i < runs.size(); ++i) {

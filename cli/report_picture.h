@@ -48,7 +48,7 @@ void draw_heatmap(Svg& svg, const Rect& place, const RunReport& run);
 // The scale of all heat maps, `height` 34.
 void draw_heat_scale(Svg& svg, double x, double y);
 
-// The loss, averaged over a window of a hundredth of the run around about `points` places. A window
+// The loss, averaged over a window of a fortieth of the run around about `points` places. A window
 // without numbers gives NaN.
 std::vector<LossPoint> smooth(const std::vector<LossPoint>& points, size_t count);
 

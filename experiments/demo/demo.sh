@@ -177,7 +177,8 @@ show() {
 
 say "building"
 cmake -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Release -DPYRAMOE_TESTS=OFF >/dev/null
-cmake --build "$build" --parallel "$(nproc)" --target pyramoe
+# Without make's own variables, so that it builds as if called by hand.
+env -u MAKEFLAGS -u MAKELEVEL cmake --build "$build" --parallel "$(nproc)" --target pyramoe
 gather
 tokenize
 choose_budget
