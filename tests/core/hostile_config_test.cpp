@@ -69,6 +69,7 @@ const Row kRows[] = {
     {"model.layers = -3", "must be between 1"},
     {"model.heads = 0", "must be at least 1"},
     {"model.heads = 101", "must be at most 100"},
+    {"train.batch = 0", "must be greater than 0"},
     {"train.lr = 0", "must be greater than 0"},
     {"train.lr = -1e-3", "must be greater than 0"},
     {"train.lr = nan", "must be a finite number"},
