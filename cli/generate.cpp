@@ -35,7 +35,8 @@ std::string prompt_text(const std::string& prompt) {
 int64_t parse_layer(const std::string& text) {
   if (text.empty()) return -1;
   if (text.find_first_not_of("0123456789") != std::string::npos || text.size() > 9) {
-    fail(Exit::config, "--show-experts: expected the number of a block, got ", quoted(text));
+    fail(Exit::config, "--show-experts: expected the number of a block, got ",
+         pyramoe::quoted(text));
   }
   return std::stoll(text);
 }
