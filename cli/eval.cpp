@@ -1,6 +1,7 @@
 // pyramoe eval: zero-shot scores of a trained model, counted as lm-eval does.
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdio>
 #include <iostream>
 
@@ -9,6 +10,8 @@
 #include "infer/eval_report.h"
 #include "infer/evaluate.h"
 #include "infer/run.h"
+#include "train/evaluate.h"
+#include "train/open_data.h"
 
 namespace pyramoe {
 namespace {
@@ -16,7 +19,8 @@ namespace {
 struct Options {
   std::string run, tasks, data, dtype, device = "cpu", output_path;
   infer::EvalOptions eval;
-  bool json = false;
+  bool json = false, loss = false;
+  std::vector<std::string> sources;
 };
 
 // One line on a terminal, redrawn in place; nothing when stderr is a file.
@@ -48,9 +52,39 @@ void warn(const std::vector<infer::TaskResult>& results) {
   }
 }
 
+// Loss and perplexity over the whole validation part of every domain of the run, or of --source.
+void loss_command(const Options& options) {
+  infer::LoadedRun run =
+      infer::load_run(options.run, infer::parse_dtype(options.dtype), parse_device(options.device));
+  const nn::Checkpoint checkpoint = nn::Checkpoint::find(run.checkpoint);
+  train::RunConfig config = train::parse_run_config(checkpoint.config(), run.checkpoint);
+  config.train.eval_sequences = options.eval.limit;
+  config.data.tokenizer.clear();  // the token files carry its hash; the run's copy is checked there
+  if (!options.sources.empty()) {
+    config.data.sources = options.sources;
+    config.data.weights.clear();
+    config.data.synthetic = false;
+  }
+  const train::OpenData data = train::open_data(config);
+  const train::EvalResult result =
+      train::evaluate(*run.model, *data.validation, data.corpus->names(), run.device);
+  if (options.json) {
+    std::cout << train::eval_json(result, run.step, 0, 0, 0);
+    return;
+  }
+  std::printf("%-24s %12s %12s %12s\n", "domain", "tokens", "loss", "perplexity");
+  const auto row = [](const std::string& name, int64_t tokens, double loss) {
+    std::printf("%-24s %12lld %12.4f %12.2f\n", name.c_str(), static_cast<long long>(tokens), loss,
+                std::exp(loss));
+  };
+  for (const auto& [name, domain] : result.domains) row(name, domain.tokens, domain.loss);
+  if (result.domains.size() > 1) row("all", result.tokens, result.loss);
+}
+
 void eval_command(const Options& options) {
+  if (options.loss) return loss_command(options);
   if (options.tasks.empty()) {
-    fail(Exit::config, "eval: expected --tasks NAME,...; pyramoe eval --help lists them");
+    fail(Exit::config, "eval: expected --tasks NAME,... or --loss; pyramoe eval --help lists them");
   }
   const std::vector<const infer::Task*> tasks = infer::parse_tasks(options.tasks);
   if (options.data.empty()) {
@@ -92,11 +126,18 @@ std::string task_list() {
 void add_eval(CLI::App& app) {
   auto options = std::make_shared<Options>();
   Options& o = *options;
-  CLI::App* command = app.add_subcommand("eval", "Score a trained model on zero-shot tasks");
+  CLI::App* command =
+      app.add_subcommand("eval", "Score a trained model: zero-shot tasks, or loss by domain");
   command->add_option("run", o.run, "run folder, or one of its checkpoints")->required();
   command->add_option("--tasks", o.tasks, "comma-separated: " + task_list());
+  command->add_flag("--loss", o.loss,
+                    "loss and perplexity on the run's validation data, by domain");
+  command->add_option("--source", o.sources, "with --loss: token files instead of the run's");
   command->add_option("--data", o.data, "folder with the tasks' files (docs/eval.md)");
-  command->add_option("--limit", o.eval.limit, "only the first N questions of each task; 0 = all")
+  command
+      ->add_option(
+          "--limit", o.eval.limit,
+          "only the first N questions of each task (--loss: N sequences of each\ndomain); 0 = all")
       ->capture_default_str();
   command
       ->add_option("--batch-size,--batch_size", o.eval.batch_size,

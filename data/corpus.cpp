@@ -1,6 +1,7 @@
 // Opening domains, and the synthetic text.
 #include "data/corpus.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -60,16 +61,29 @@ class SyntheticSource : public TokenSource {
   void read(int64_t begin, std::span<int32_t> out) const override {
     PM_CHECK(begin >= 0 && begin <= tokens_ - static_cast<int64_t>(out.size()),
              "synthetic text: tokens from ", begin, " of ", tokens_);
-    uint64_t token = 0;
-    for (int64_t at = begin / kRun * kRun; at < begin + static_cast<int64_t>(out.size()); ++at) {
-      token = at % kRun == 0 ? first_of(at / kRun) : (factor_ * token + shift_) % vocab_;
+    const int64_t end = begin + static_cast<int64_t>(out.size());
+    int64_t run = begin / kRun;
+    if (begin < start_of(run)) --run;
+    uint64_t token = first_of(run);
+    int64_t next = start_of(run + 1);
+    for (int64_t at = start_of(run); at < end; ++at) {
+      if (at == next) {
+        token = first_of(++run);
+        next = start_of(run + 1);
+      }
       if (at >= begin) out[static_cast<size_t>(at - begin)] = static_cast<int32_t>(token);
+      token = (factor_ * token + shift_) % vocab_;
     }
   }
 
  private:
+  // Runs start at places that cannot be told from a position: one in each stretch of kRun tokens.
+  int64_t start_of(int64_t run) const {
+    if (run <= 0) return 0;
+    return run * kRun + random_u32(key_, 2 * static_cast<uint64_t>(run)) % kRun;
+  }
   uint64_t first_of(int64_t run) const {
-    const double u = random_uniform(key_, static_cast<uint64_t>(run));
+    const double u = random_uniform(key_, 2 * static_cast<uint64_t>(std::max<int64_t>(run, 0)) + 1);
     return static_cast<uint64_t>(u * u * u * static_cast<double>(vocab_));
   }
 

@@ -69,9 +69,9 @@ class Corpus {
   std::vector<Domain> domains_;
 };
 
-// Text of runs of 16 tokens. A run starts at a random token (small ids more often) and goes on by a
-// fixed rule, next = (a * token + c) mod vocab, so a model learns 15 of 16 tokens from the token
-// before. Needs vocab >= 2.
+// Text of runs of about 16 tokens. A run starts at a random token (small ids more often) and goes
+// on by a fixed rule, next = (a * token + c) mod vocab, so a model learns 15 of 16 tokens from the
+// token before. Needs vocab >= 2.
 std::unique_ptr<TokenSource> make_synthetic_source(int64_t vocab, uint64_t seed, int64_t tokens);
 
 }  // namespace pyramoe::data

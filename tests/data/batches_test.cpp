@@ -274,16 +274,22 @@ TEST(Synthetic, FollowsItsRuleFromAnyPlace) {
     Ids part(100);
     source->read(1237, part);
     EXPECT_TRUE(std::equal(part.begin(), part.end(), all.begin() + 1237));
-    std::map<int32_t, int32_t> next;
+    // Each token has one successor, but for about one in sixteen, where a run ends.
+    std::map<int32_t, std::map<int32_t, int>> next;
     for (size_t i = 0; i + 1 < all.size(); ++i) {
       ASSERT_GE(all[i], 0);
       ASSERT_LT(all[i], vocab);
-      if (i % 16 == 15) continue;
-      const auto [found, fresh] = next.emplace(all[i], all[i + 1]);
-      ASSERT_EQ(found->second, all[i + 1]);  // one successor for each token
+      ++next[all[i]][all[i + 1]];
     }
-    if (vocab > 2) {
-      EXPECT_GT(next.size(), 2u);
+    int follow = 0;
+    for (const auto& [token, successors] : next) {
+      int most = 0;
+      for (const auto& [successor, count] : successors) most = std::max(most, count);
+      follow += most;
+    }
+    EXPECT_GT(follow, 4999 * 14 / 16) << vocab;
+    if (vocab <= 64) {
+      EXPECT_LT(follow, 4999) << vocab;
     }
   }
   CorpusConfig config;
