@@ -131,8 +131,8 @@ INSTANTIATE_TEST_SUITE_P(
         Damage{"load negative", "eval.json",
                "{\"loss\":2,\"moe_layers\":[1],\"domains\":{\"a\":{\"loss\":1,\"load\":[[1,-2]]}}}",
                Exit::data, "counts"}),
-    [](const testing::TestParamInfo<Damage>& info) {
-      std::string name = info.param.what;
+    [](const testing::TestParamInfo<Damage>& damage) {
+      std::string name = damage.param.what;
       for (char& c : name) {
         if (c == ' ') c = '_';
       }
