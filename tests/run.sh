@@ -13,9 +13,9 @@ grep -vE '^ *[0-9]+/[0-9]+ Test|^ +Start ' "$log" | grep -vE '^$' | head -n 400
 echo "slowest tests:"
 grep -E '^ *[0-9]+/[0-9]+ Test' "$log" | sed -E 's/^.*Test +#[0-9]+: +([^ ]+) .* ([0-9.]+) sec.*$/\2 s  \1/' |
   sort -rn | head -n 10
-passed=$(grep -cE '^ *[0-9]+/[0-9]+ Test .*Passed' "$log")
-skipped=$(grep -cE '^ *[0-9]+/[0-9]+ Test .*Skipped' "$log")
-failed=$(grep -cE '^ *[0-9]+/[0-9]+ Test .*(Failed|Timeout|Exception|Not Run)' "$log")
+passed=$(grep -cE '^ *[0-9]+/[0-9]+ Test .* Passed +[0-9.]+ sec' "$log")
+skipped=$(grep -cE '^ *[0-9]+/[0-9]+ Test .*\*\*\*Skipped' "$log")
+failed=$(grep -cE '^ *[0-9]+/[0-9]+ Test .*\*\*\*(Failed|Timeout|Exception|Not Run)' "$log")
 rm -f "$log"
 echo "$passed passed, $failed failed, $skipped skipped"
 exit $code
