@@ -177,6 +177,11 @@ FileWriter::FileWriter(const std::string& path, Exit code)
     : path_(path), temp_(temp_name(path)), code_(code) {
   if (is_folder(path)) fail_io(code, "write", path, EISDIR);
   fd_ = file_ops::open_for_write(temp_, O_WRONLY | O_CREAT | O_EXCL);
+  // In a container a process often has the number of the one that was killed there before it.
+  while (fd_ < 0 && errno == EEXIST) {
+    temp_ = temp_name(path);
+    fd_ = file_ops::open_for_write(temp_, O_WRONLY | O_CREAT | O_EXCL);
+  }
   if (fd_ < 0) fail_io(code, "write", path, errno);
   buffer_.reserve(kBufferBytes);
 }

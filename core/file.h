@@ -108,6 +108,10 @@ bool is_temp_name(std::string_view name);
 // parent. Throws Error if `final_path` exists.
 void commit_folder(const std::string& temp_path, const std::string& final_path,
                    Exit code = Exit::checkpoint);
+// The same where `final_path` may exist: the two change places in one moment, then the old one is
+// removed, so that there is always one of them.
+void replace_folder(const std::string& temp_path, const std::string& final_path,
+                    Exit code = Exit::checkpoint);
 // The folder and those above it; one that exists is fine.
 void make_folders(const std::string& path, Exit code = Exit::checkpoint);
 // Names (without "." and ".."), sorted bytewise. Throws Error if the folder cannot be read.

@@ -164,6 +164,11 @@ int rename(const std::string& from, const std::string& to) {
   return ::rename(from.c_str(), to.c_str());
 }
 
+int exchange(const std::string& from, const std::string& to) {
+  if (injected_failure()) return -1;
+  return ::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE);
+}
+
 int unlink(const std::string& path, bool folder) {
   if (injected_failure()) return -1;
   return ::unlinkat(AT_FDCWD, path.c_str(), folder ? AT_REMOVEDIR : 0);
@@ -207,6 +212,8 @@ const char* advice(int error_number) {
       return "the disk or network file system reports a fault: check it (dmesg) and run again";
     case EROFS:
       return "the file system is mounted read-only: choose another folder";
+    case ENOMEM:
+      return "free some memory, or raise its limit (ulimit -v), and run again";
     case EMFILE:
     case ENFILE:
       return "too many open files: raise the limit with `ulimit -n 4096` and run again";
@@ -235,6 +242,8 @@ const char* advice(int error_number) {
 
 void fail_io(Exit code, const std::string& verb, const std::string& path, int error_number,
              int64_t wanted) {
+  // Too little memory says nothing about the file: nobody must take it for a damaged one.
+  if (error_number == ENOMEM) code = Exit::memory;
   std::string room;
   if (wanted >= 0) {
     const int64_t free = free_bytes(path);

@@ -44,6 +44,8 @@ ssize_t write(int fd, const void* data, size_t bytes);
 int truncate(int fd, int64_t bytes);
 int sync(int fd);
 int rename(const std::string& from, const std::string& to);
+// Two names change places in one moment; errno EINVAL or ENOSYS where a file system cannot.
+int exchange(const std::string& from, const std::string& to);
 int unlink(const std::string& path, bool folder);
 int make_folder(const std::string& path);
 

@@ -45,6 +45,18 @@ void commit_folder(const std::string& temp_path, const std::string& final_path, 
   sync_path(parent_folder(final_path), code);
 }
 
+void replace_folder(const std::string& temp_path, const std::string& final_path, Exit code) {
+  if (kind_of(final_path) == Kind::none) return commit_folder(temp_path, final_path, code);
+  sync_tree(temp_path, code);
+  if (file_ops::exchange(temp_path, final_path) != 0) {
+    if (errno != EINVAL && errno != ENOSYS) fail_io(code, "replace", final_path, errno);
+    remove_tree(final_path, code);  // the best that such a file system allows
+    if (file_ops::rename(temp_path, final_path) != 0) fail_io(code, "rename to", final_path, errno);
+  }
+  sync_path(parent_folder(final_path), code);
+  remove_tree(temp_path, code);
+}
+
 void make_folders(const std::string& path, Exit code) {
   if (path.empty() || is_folder(path)) return;
   const std::string parent = parent_folder(path);

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
+#include <cstdlib>
 #include <set>
 
 #include "core/crc32c.h"
@@ -22,6 +22,8 @@ std::string step_name(int64_t step) {
   std::snprintf(text, sizeof text, "step_%08lld", static_cast<long long>(step));
   return text;
 }
+
+int64_t step_of(const std::string& name) { return std::strtoll(name.c_str() + 5, nullptr, 10); }
 
 std::string hex(uint32_t crc) {
   char text[16];
@@ -149,7 +151,8 @@ std::string nearest(const std::string& name, const std::set<std::string>& stored
 std::string save_checkpoint(const std::string& run_dir, const CheckpointContent& content) {
   const std::string final_path = folder_of(run_dir) + "/" + step_name(content.step);
   make_folders(folder_of(run_dir), kExit);
-  const std::string temp = temp_name(final_path);
+  std::string temp = temp_name(final_path);
+  while (path_exists(temp)) temp = temp_name(final_path);
   make_folders(temp, kExit);
   try {
     ManifestWriter manifest(content.step);
@@ -173,8 +176,7 @@ std::string save_checkpoint(const std::string& run_dir, const CheckpointContent&
     add_text("config.toml", content.config);
     add_text("state.json", content.state + "\n");
     write_file(temp + "/" + kManifest, manifest.finish(), kExit);
-    if (path_exists(final_path)) remove_tree(final_path, kExit);
-    commit_folder(temp, final_path, kExit);
+    replace_folder(temp, final_path, kExit);
   } catch (...) {
     try {
       remove_tree(temp, kExit);
@@ -186,8 +188,9 @@ std::string save_checkpoint(const std::string& run_dir, const CheckpointContent&
   return final_path;
 }
 
-void prune_checkpoints(const std::string& run_dir, int64_t keep) {
-  const std::vector<std::string> names = committed(run_dir);
+void prune_checkpoints(const std::string& run_dir, int64_t keep, int64_t step) {
+  std::vector<std::string> names = committed(run_dir);
+  std::erase_if(names, [&](const std::string& name) { return step_of(name) > step; });
   for (size_t i = static_cast<size_t>(std::max<int64_t>(keep, 1)); i < names.size(); ++i) {
     remove_tree(folder_of(run_dir) + "/" + names[i], kExit);
   }
@@ -226,6 +229,7 @@ Checkpoint Checkpoint::newest(const std::string& run_dir) {
     try {
       return open(folder_of(run_dir) + "/" + name);
     } catch (const Error& error) {
+      if (error.code() != kExit) throw;  // no memory to look at it: it may well be intact
       std::fprintf(stderr, "skipped a checkpoint: %s\n", error.what());
     }
   }
@@ -233,7 +237,8 @@ Checkpoint Checkpoint::newest(const std::string& run_dir) {
     fail(kExit, run_dir, ": no checkpoint under ", folder_of(run_dir),
          "; give a run folder made by `pyramoe train` or `pyramoe import`");
   }
-  fail(kExit, run_dir, ": none of its ", names.size(), " checkpoints is intact");
+  fail(kExit, run_dir, ": none of its ", names.size(), " checkpoints is intact (see above); copy ",
+       "one again, or move ", folder_of(run_dir), " away to start from step 0");
 }
 
 Checkpoint Checkpoint::find(const std::string& path) {

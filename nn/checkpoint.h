@@ -33,8 +33,10 @@ struct CheckpointContent {
 
 // Writes `run_dir`/checkpoints/step_NNNNNNNN and returns its path. Throws Error(checkpoint).
 std::string save_checkpoint(const std::string& run_dir, const CheckpointContent& content);
-// Deletes all but the newest `keep` checkpoints, and left-over temporary folders.
-void prune_checkpoints(const std::string& run_dir, int64_t keep);
+// Deletes all but the newest `keep` checkpoints up to `step`, the one just saved, and what
+// interrupted saves left. Later ones are damaged or of a future that this run has left: they do not
+// count, for a run that fell back must not delete what it saves.
+void prune_checkpoints(const std::string& run_dir, int64_t keep, int64_t step);
 
 class Checkpoint {
  public:
