@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <numeric>
 
@@ -20,6 +21,13 @@ Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nul
 
 double per_second(const StepResult& r) {
   return r.seconds > 0 ? static_cast<double>(r.step_tokens) / r.seconds : 0;
+}
+
+// The step of a row; -1 when the line is no row.
+int64_t step_of(std::string_view line) {
+  const Json row = Json::parse(line, nullptr, false);
+  if (!row.is_object() || !row.contains("step") || !row["step"].is_number_integer()) return -1;
+  return row["step"].get<int64_t>();
 }
 
 }  // namespace
@@ -53,7 +61,12 @@ void add_layer_stats(const std::vector<nn::LayerStat>& stats, StepResult& result
 Metrics::Metrics(const std::string& run_dir, int64_t step)
     : json_(run_dir + "/metrics.jsonl"), csv_(run_dir + "/metrics.csv"), events_(run_dir) {
   json_.truncate_to([&](std::string_view line) {
-    return parse_json(line, "metrics.jsonl", Exit::checkpoint).value("step", int64_t{0}) <= step;
+    const int64_t row = step_of(line);
+    if (row < 0) {
+      std::fprintf(stderr, "%s/metrics.jsonl: a line is damaged; it and those after it are cut\n",
+                   run_dir.c_str());
+    }
+    return row >= 0 && row <= step;
   });
   csv_.truncate_to([&](std::string_view line) {
     const std::string text(line.substr(0, line.find(',')));

@@ -35,10 +35,7 @@ data::CorpusConfig corpus_config(const RunConfig& config, const data::Tokenizer*
     corpus.domains.push_back({"synthetic", data::kSynthetic, "", 1});
     return corpus;
   }
-  if (config.data.sources.empty()) {
-    fail(Exit::config, "data.sources is empty: name the token files to train on (made by ",
-         "`pyramoe tokenize prepare`), or set data.synthetic = true");
-  }
+  check_has_data(config);
   for (size_t i = 0; i < config.data.sources.size(); ++i) {
     data::DomainSpec spec = domain_spec(config.data.sources[i]);
     spec.weight = config.data.weights.empty() ? source_weight(spec) : config.data.weights[i];
@@ -48,6 +45,13 @@ data::CorpusConfig corpus_config(const RunConfig& config, const data::Tokenizer*
 }
 
 }  // namespace
+
+void check_has_data(const RunConfig& config) {
+  if (!config.data.synthetic && config.data.sources.empty()) {
+    fail(Exit::config, "data.sources is empty: name the token files to train on (made by ",
+         "`pyramoe tokenize prepare`), or set data.synthetic = true");
+  }
+}
 
 OpenData open_data(const RunConfig& config) {
   OpenData open;

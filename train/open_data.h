@@ -18,6 +18,8 @@ struct OpenData {
 
 // Throws Error(data) for files that are missing or damaged, Error(config) when there is nothing to
 // train on or the tokenizer has more tokens than model.vocab.
+// Throws Error(config) when the config names nothing to train on.
+void check_has_data(const RunConfig& config);
 OpenData open_data(const RunConfig& config);
 
 }  // namespace pyramoe::train

@@ -28,30 +28,36 @@ class Run {
 
   EvalResult go() {
     const TrainConfig& t = config_.train;
-    bool saved = false, validated = false;
+    bool validated = false;
     while (trainer_.steps_done() < t.steps) {
+      const int64_t before = trainer_.steps_done();
       const StepResult result = trainer_.step();
-      if (stop_requested()) stop();
+      if (trainer_.steps_done() == before) stop();  // asked to stop: the step was not taken
       last_step_ = result;
       const bool log = result.step % t.log_every == 0 || result.step == t.steps;
       metrics_->write(result, log);
       progress_->step(result);
       const auto due = [&](int64_t every) { return every > 0 && result.step % every == 0; };
-      validated = saved = false;
+      if (stop_requested()) stop();  // after the step's row is written
+      validated = false;
       if (due(t.eval_every)) validated = validate(result);
       if (due(t.sample_every)) sample();
-      if (due(t.save_every)) saved = save();
+      if (due(t.save_every)) save();
     }
     if (!validated) validate_at_end();
-    if (!saved) save();
+    save();
     return last_;
   }
 
  private:
   void resume_or_start() {
+    for (const char* folder : {"", "/checkpoints", "/tokenizer"}) {  // what a kill left there
+      if (is_folder(config_.dir + folder)) remove_temp_files(config_.dir + folder);
+    }
     if (nn::Checkpoint::exists(config_.dir)) {
       const nn::Checkpoint checkpoint = nn::Checkpoint::newest(config_.dir);
       trainer_.resume(checkpoint);
+      saved_step_ = trainer_.steps_done();
       std::printf("resumed from %s\n", checkpoint.folder().c_str());
     } else {
       for (const std::string& note : trainer_.notes()) std::printf("%s\n", note.c_str());
@@ -88,12 +94,13 @@ class Run {
     validate(last_step_);
   }
 
-  bool save() {
+  void save() {
+    if (saved_step_ == trainer_.steps_done()) return;  // this very state is on the disk
     const auto begin = std::chrono::steady_clock::now();
     const std::string folder = trainer_.save();
     const std::chrono::duration<double> time = std::chrono::steady_clock::now() - begin;
     progress_->say(fmt::format("saved {} in {:.1f} s", folder, time.count()));
-    return true;
+    saved_step_ = trainer_.steps_done();
   }
 
   void sample() {
@@ -119,11 +126,13 @@ class Run {
   std::unique_ptr<Progress> progress_;
   EvalResult last_;
   StepResult last_step_;
+  int64_t saved_step_ = -1;
 };
 
 }  // namespace
 
 EvalResult run_training(const RunConfig& config, Device device) {
+  check_has_data(config);  // before there is a run folder
   const StopSignals signals;
   return Run(config, device).go();
 }

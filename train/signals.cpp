@@ -21,6 +21,8 @@ StopSignals::StopSignals() {
 }
 
 StopSignals::~StopSignals() {
+  // A second signal while the program ends must not turn "saved" into "killed".
+  if (stop_requested()) return;
   for (const int signal : {SIGTERM, SIGUSR1, SIGINT}) std::signal(signal, SIG_DFL);
 }
 

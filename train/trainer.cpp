@@ -163,8 +163,11 @@ void Trainer::update(StepResult& result, const std::vector<nn::LayerStat>& stats
   scalars_.set(StepScalars::clip, most > 0 ? std::min(1.0, most / (result.grad_norm + 1e-6)) : 1.0);
   scalars_.set(StepScalars::skip, result.skipped ? 1.0 : 0.0);
   if (dumping()) dump_->add_gradients(*buffers_);
+  // What can still run out of memory comes first: a step is taken whole or not at all.
+  std::vector<Tensor> loads;
+  if (!result.skipped) loads = moe::sum_loads(*model_, stats);
   optimizer_->step(scalars_);
-  if (!result.skipped) moe::update_biases(*model_, moe::sum_loads(*model_, stats));
+  if (!result.skipped) moe::update_biases(*model_, loads);
   if (dumping()) dump_->write(result, *model_, config_.train.dump);
   skips_in_row_ = result.skipped ? skips_in_row_ + 1 : 0;
   if (skips_in_row_ > config_.train.max_skips) {
@@ -195,7 +198,7 @@ std::string Trainer::save() {
   }
   content.optimizer = optimizer_->state();
   const std::string folder = nn::save_checkpoint(config_.dir, content);
-  nn::prune_checkpoints(config_.dir, config_.train.keep_last);
+  nn::prune_checkpoints(config_.dir, config_.train.keep_last, step_);
   return folder;
 }
 
