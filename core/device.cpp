@@ -16,6 +16,8 @@ namespace {
 
 std::atomic<int64_t> held{0};
 std::atomic<int64_t> peak{0};
+std::atomic<int64_t> allocations{0};
+std::atomic<int64_t> failing_allocation{0};
 
 [[noreturn]] void no_cuda(const char* what) {
   fail(Exit::config, what, ": this build has no CUDA; use --device cpu, or build with `make gpu`");
@@ -73,7 +75,8 @@ void* device_alloc(int64_t bytes, Device device) {
   keep_memory_between_steps();
   constexpr int64_t kAlign = 64;
   const int64_t rounded = (bytes + kAlign - 1) / kAlign * kAlign;
-  void* data = std::aligned_alloc(kAlign, static_cast<size_t>(rounded));
+  const bool planned = allocations.fetch_add(1) + 1 == failing_allocation.load();
+  void* data = planned ? nullptr : std::aligned_alloc(kAlign, static_cast<size_t>(rounded));
   if (data == nullptr) {
     fail(Exit::memory, "out of memory: ", bytes, " bytes asked for, ", held.load(),
          " bytes held by tensors; lower train.micro_batch, model.context or the model's size");
@@ -108,6 +111,11 @@ void device_zero(void* data, int64_t bytes, Device device) {
 
 void device_synchronize(Device device) {
   if (device.type == DeviceType::cuda) no_cuda("synchronize");
+}
+
+int64_t fail_nth_device_alloc(int64_t n) {
+  failing_allocation = n;
+  return allocations.exchange(0);
 }
 
 int64_t device_bytes(Device device) { return device.type == DeviceType::cpu ? held.load() : 0; }

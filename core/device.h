@@ -36,6 +36,10 @@ void device_zero(void* data, int64_t bytes, Device device);
 // Waits for all work given to the device.
 void device_synchronize(Device device);
 
+// For tests: the n-th allocation from now on fails as if memory had run out; 0 = none. Returns how
+// many allocations there were since the last call.
+int64_t fail_nth_device_alloc(int64_t n);
+
 // Bytes now held and the most ever held by tensors on this device.
 int64_t device_bytes(Device device);
 int64_t device_peak_bytes(Device device);
