@@ -74,8 +74,9 @@ void bench_train(const Options& options) {
   train::RunConfig config = train::load_run_config(options.config, options.overrides);
   if (config.data.sources.empty()) config.data.synthetic = true;
   const DType dtype = train::dtype_of(config);
+  const Device device = parse_device(options.device);
   const bench::Limits limits = bench::measure_limits(dtype);
-  train::Trainer trainer(config, parse_device(options.device));
+  train::Trainer trainer(config, device);
   for (int64_t i = 0; i < options.warmup; ++i) trainer.step();
   reset_device_peak_bytes(kCpu);
   set_tracing(options.trace);
@@ -134,7 +135,6 @@ LayerBench make_layer(const Options& o) {
   for (int64_t i = 0; i < x.numel(); ++i) x.data<double>()[i] = random_normal(key, i);
   if (o.skew == "one" || o.skew == "zipf") {
     // Expert e's router row reads feature e; a token raises the feature of the expert it wants.
-    PM_CHECK(o.experts <= o.d, "bench layer: --skew needs --experts <= --d");
     double total = 0;
     for (int64_t e = 0; e < o.experts; ++e) total += 1.0 / static_cast<double>(e + 1);
     for (int64_t n = 0; n < o.tokens; ++n) {
@@ -152,8 +152,6 @@ LayerBench make_layer(const Options& o) {
       for (int64_t e = 0; e < o.experts; ++e) eye.data<double>()[e * o.d + e] = 1;
       p->var.value().copy_from(eye.to(p->var.dtype()));
     }
-  } else if (o.skew != "uniform") {
-    fail(Exit::config, "--skew ", o.skew, ": expected uniform, zipf or one");
   }
   bench.x = Var(x.to(build.dtype), true);
   bench.context.training = true;
@@ -162,7 +160,19 @@ LayerBench make_layer(const Options& o) {
   return bench;
 }
 
+void check_layer(const Options& o) {
+  if (o.skew == "uniform") return;
+  if (o.skew != "one" && o.skew != "zipf") {
+    fail(Exit::config, "--skew ", o.skew, ": expected uniform, zipf or one");
+  }
+  if (o.experts < 1 || o.experts > o.d) {
+    fail(Exit::config, "--skew ", o.skew, " marks a token's expert by a feature: expected ",
+         "--experts from 1 to --d = ", o.d, ", got ", o.experts);
+  }
+}
+
 void bench_layer(const Options& options) {
+  check_layer(options);
   const bench::Limits limits = bench::measure_limits(dtype_named(options.dtype));
   LayerBench layer = make_layer(options);
   const auto forward = [&] {
@@ -195,10 +205,14 @@ void bench_decode(const Options& options) {
   const NoGrad no_grad;
   const train::RunConfig config = train::load_run_config(options.config, options.overrides);
   const DType dtype = train::dtype_of(config);
+  const int64_t context = options.context > 0 ? options.context : config.model.context - 1;
+  if (context < 2 || context > config.model.context) {
+    fail(Exit::config, "bench decode: ", context, " tokens in the cache; expected 2 to ",
+         "model.context = ", config.model.context);
+  }
   const bench::Limits limits = bench::measure_limits(dtype);
   const auto model = moe::build_model(config.model, {dtype, kCpu}, false);
   model->initialise(1);
-  const int64_t context = options.context > 0 ? options.context : config.model.context - 1;
   const int64_t steps = std::min(options.steps, context / 2);
   infer::Session session(*model, options.batch, context);
   std::vector<infer::Tokens> texts(static_cast<size_t>(options.batch));
@@ -229,6 +243,7 @@ void bench_decode(const Options& options) {
 }  // namespace
 
 void add_bench(CLI::App& app) {
+  constexpr int64_t kMost = int64_t{1} << 40;
   CLI::App* command = app.add_subcommand(
       "bench", "Time training, a layer of experts or decoding, beside this machine's limits");
   command->require_subcommand(1);
@@ -252,12 +267,22 @@ void add_bench(CLI::App& app) {
 
   auto layer_options = std::make_shared<Options>();
   CLI::App* layer = command->add_subcommand("layer", "One layer of experts, forward and backward");
-  layer->add_option("--tokens", layer_options->tokens, "tokens")->capture_default_str();
-  layer->add_option("--d", layer_options->d, "features")->capture_default_str();
-  layer->add_option("--experts", layer_options->experts, "experts")->capture_default_str();
-  layer->add_option("--top-k", layer_options->top_k, "experts a token")->capture_default_str();
-  layer->add_option("--hidden", layer_options->hidden, "hidden size; 0 = 4 d");
-  layer->add_option("--capacity", layer_options->capacity, "capacity factor; 0 = dropless");
+  layer->add_option("--tokens", layer_options->tokens, "tokens")
+      ->check(CLI::Range(int64_t{1}, kMost))
+      ->capture_default_str();
+  layer->add_option("--d", layer_options->d, "features")
+      ->check(CLI::Range(int64_t{1}, kMost))
+      ->capture_default_str();
+  layer->add_option("--experts", layer_options->experts, "experts; 0 = a dense MLP")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
+  layer->add_option("--top-k", layer_options->top_k, "experts a token")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  layer->add_option("--hidden", layer_options->hidden, "hidden size; 0 = 4 d")
+      ->check(CLI::Range(int64_t{0}, kMost));
+  layer->add_option("--capacity", layer_options->capacity, "capacity factor; 0 = dropless")
+      ->check(CLI::Range(0.0, 1e6));
   layer->add_option("--skew", layer_options->skew, "uniform, zipf or one")->capture_default_str();
   layer->add_option("--dtype", layer_options->dtype, "f64, f32 or bf16")->capture_default_str();
   common(layer, layer_options);
@@ -268,7 +293,9 @@ void add_bench(CLI::App& app) {
   CLI::App* decode = command->add_subcommand("decode", "One token a time with a cache");
   decode->add_option("config", decode_options->config, "TOML config")->required();
   decode->add_option("overrides", decode_options->overrides, "settings as key=value");
-  decode->add_option("--batch", decode_options->batch, "texts at once")->capture_default_str();
+  decode->add_option("--batch", decode_options->batch, "texts at once")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
   decode->add_option("--context", decode_options->context, "tokens in the cache");
   common(decode, decode_options);
   decode->callback([decode_options] { bench_decode(*decode_options); });

@@ -1,10 +1,12 @@
 // pyramoe: one program, one subcommand a file. The only place that turns an Error into an exit.
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <cstdio>
 #include <iostream>
 #include <new>
 
 #include "cli/commands.h"
+#include "core/device.h"
 #include "core/error.h"
 
 namespace {
@@ -29,6 +31,11 @@ int run(int argc, char** argv) {
   pyramoe::add_report(app);
   pyramoe::add_import(app);
   pyramoe::add_export(app);
+  const auto is_first = [&](const CLI::App* sub) { return sub->check_name(argv[1]); };
+  if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(is_first).empty()) {
+    pyramoe::fail(pyramoe::Exit::config, "there is no subcommand \"", argv[1],
+                  "\"; pyramoe --help lists them");
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -41,6 +48,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a file beyond `ulimit -f` is a failed write, not the end
   try {
     return run(argc, argv);
   } catch (const pyramoe::Error& error) {
@@ -49,7 +57,10 @@ int main(int argc, char** argv) {
     return static_cast<int>(error.code());
   } catch (const std::bad_alloc&) {
     std::fflush(stdout);
-    std::fprintf(stderr, "pyramoe: out of memory; lower train.micro_batch or model.context\n");
+    std::fprintf(stderr,
+                 "pyramoe: out of memory: %lld bytes held by tensors; lower train.micro_batch, "
+                 "model.context or the model's size\n",
+                 static_cast<long long>(pyramoe::device_bytes(pyramoe::kCpu)));
     return static_cast<int>(pyramoe::Exit::memory);
   } catch (const std::exception& error) {
     std::fflush(stdout);
