@@ -15,6 +15,7 @@
 #include <cstring>
 #include <mutex>
 #include <string_view>
+#include <utility>
 
 #include "core/file.h"
 
@@ -106,6 +107,20 @@ bool injected_failure() {
   return false;
 }
 
+OperationObserver observer;
+
+void tell(const char* verb, const std::string& path, const std::string& to = "") {
+  if (observer) observer(verb, path, to);
+}
+
+// The name behind a descriptor, asked for only when somebody watches.
+void tell(const char* verb, int fd) {
+  if (!observer) return;
+  char name[4096];
+  const ssize_t length = ::readlink(cat("/proc/self/fd/", fd).c_str(), name, sizeof name);
+  observer(verb, std::string(name, length > 0 ? static_cast<size_t>(length) : 0), "");
+}
+
 template <class Call>
 auto retry_interrupted(Call call) {
   auto result = call();
@@ -130,17 +145,21 @@ void clear_fault_plan() {
   plan_is_set = false;
 }
 
+void observe_operations(OperationObserver next) { observer = std::move(next); }
+
 int64_t counted_operations() { return operations; }
 
 namespace file_ops {
 
 int open_for_write(const std::string& path, int flags) {
   if (injected_failure()) return -1;
+  tell("open", path);
   return retry_interrupted([&] { return ::open(path.c_str(), flags | O_CLOEXEC, 0666); });
 }
 
 ssize_t write(int fd, const void* data, size_t bytes) {
   const Fault fault = next_fault();
+  tell("write", fd);
   const size_t count = fault == Fault::none ? bytes : (bytes + 1) / 2;
   if (fault == Fault::eio) return errno = EIO, -1;
   const ssize_t written = retry_interrupted([&] { return ::write(fd, data, count); });
@@ -151,31 +170,37 @@ ssize_t write(int fd, const void* data, size_t bytes) {
 
 int truncate(int fd, int64_t bytes) {
   if (injected_failure()) return -1;
+  tell("truncate", fd);
   return retry_interrupted([&] { return ::ftruncate(fd, bytes); });
 }
 
 int sync(int fd) {
   if (injected_failure()) return -1;
+  tell("sync", fd);
   return retry_interrupted([&] { return ::fsync(fd); });
 }
 
 int rename(const std::string& from, const std::string& to) {
   if (injected_failure()) return -1;
+  tell("rename", from, to);
   return ::rename(from.c_str(), to.c_str());
 }
 
 int exchange(const std::string& from, const std::string& to) {
   if (injected_failure()) return -1;
+  tell("exchange", from, to);
   return ::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE);
 }
 
 int unlink(const std::string& path, bool folder) {
   if (injected_failure()) return -1;
+  tell("unlink", path);
   return ::unlinkat(AT_FDCWD, path.c_str(), folder ? AT_REMOVEDIR : 0);
 }
 
 int make_folder(const std::string& path) {
   if (injected_failure()) return -1;
+  tell("mkdir", path);
   return ::mkdir(path.c_str(), 0777);
 }
 

@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "core/error.h"
@@ -35,6 +36,13 @@ void clear_fault_plan();
 // Operations since the plan was set: opens for writing, writes, truncations, fsyncs, renames,
 // unlinks, new folders.
 int64_t counted_operations();
+
+// For tests of what power loss could destroy: told of every operation before it is made. Verbs:
+// open write truncate sync rename exchange unlink mkdir; `to` is empty but for rename and exchange.
+// An empty function ends it. Not while other threads write files.
+using OperationObserver =
+    std::function<void(const char* verb, const std::string& path, const std::string& to)>;
+void observe_operations(OperationObserver observer);
 
 namespace file_ops {
 

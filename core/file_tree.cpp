@@ -64,6 +64,8 @@ void make_folders(const std::string& path, Exit code) {
   // Another process may have made it in between: only a folder that is missing now is an error.
   if (file_ops::make_folder(path) != 0 && !(errno == EEXIST && is_folder(path)))
     fail_io(code, "make folder", path, errno);
+  // A folder that power loss takes away takes all in it. Work in progress may go.
+  if (!is_temp_name(path)) sync_path(parent, code);
 }
 
 std::vector<std::string> list_folder(const std::string& path, Exit code) {

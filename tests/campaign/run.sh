@@ -30,7 +30,7 @@ campaign 'killed at every operation of a resumed run'       'SaveFaults.KilledAt
 campaign 'killed at every operation of a fresh run'         'SaveFaults.KilledBeforeTheFirst*'
 campaign 'disk full or failing at every operation'          'SaveFaults.FullOrFailingDisk*'
 campaign 'short write at every operation'                   'SaveFaults.ShortWrites*'
-campaign '100 real SIGKILLs at random times'                'SaveFaults.RealKills*'
+campaign '500 real SIGKILLs at random times'                'SaveFaults.RealKills*'
 campaign 'every truncation of a checkpoint'                 'CheckpointDamage.EveryTruncation*'
 campaign 'every single-bit flip of a checkpoint'            'CheckpointDamage.EveryFlippedBit*'
 campaign 'every single-bit flip of a token file'            'DataFaults.EveryFlippedBit*'

@@ -129,7 +129,7 @@ TEST_F(SaveFaults, ShortWritesAreContinued) {
 
 TEST_F(SaveFaults, RealKillsAtAnyTimeLoseNothing) {
   std::mt19937_64 random(20260214);
-  const int64_t kills = test::campaign() ? 100 : 10;
+  const int64_t kills = test::campaign() ? 500 : 10;
   const double begin_time = test::now_seconds();
   ASSERT_EQ(train(begin()).code, 0);
   const double usual = test::now_seconds() - begin_time;
