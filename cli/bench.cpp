@@ -75,7 +75,6 @@ void bench_train(const Options& options) {
   if (config.data.sources.empty()) config.data.synthetic = true;
   const DType dtype = train::dtype_of(config);
   const Device device = parse_device(options.device);
-  const bench::Limits limits = bench::measure_limits(dtype);
   train::Trainer trainer(config, device);
   for (int64_t i = 0; i < options.warmup; ++i) trainer.step();
   reset_device_peak_bytes(kCpu);
@@ -87,6 +86,8 @@ void bench_train(const Options& options) {
     last = trainer.step();
     seconds.push_back(last.seconds);
   }
+  const int64_t resident = bench::peak_resident_bytes(), peak = device_peak_bytes(kCpu);
+  const bench::Limits limits = bench::measure_limits(dtype);  // last: it has memory of its own
   const double middle = bench::median(seconds);
   const moe::ModelCost cost = moe::model_cost(config.model, dtype);
   const auto tokens = static_cast<double>(last.step_tokens);
@@ -95,8 +96,8 @@ void bench_train(const Options& options) {
   Json row;
   row["tokens_per_s"] = tokens / middle;
   row["step_ms"] = middle * 1e3;
-  row["peak_bytes"] = device_peak_bytes(kCpu);
-  row["peak_resident_bytes"] = bench::peak_resident_bytes();
+  row["peak_bytes"] = peak;
+  row["peak_resident_bytes"] = resident;
   row["gemm_gflops"] = gemm_rate * 1e-9;
   row["limit_gemm_gflops"] = limits.gemm_flops * 1e-9;
   row["share"] = gemm_rate / limits.gemm_flops;
