@@ -4,7 +4,7 @@
 // One logical record per tensor, whatever layout wrote it. A save goes to a temporary folder, every
 // file is flushed, the manifest last, and then the folder is renamed: a crash at any moment leaves
 // the previous or the new checkpoint, never half of one. Opening verifies every byte before any is
-// used. docs/formats.md describes the files.
+// used. docs/formats-checkpoint.md describes the files.
 #pragma once
 
 #include <map>
