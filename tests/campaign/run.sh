@@ -29,7 +29,6 @@ campaign() {
 campaign 'killed at every operation of a resumed run'       'SaveFaults.KilledAtEveryOperation*'
 campaign 'killed at every operation of a fresh run'         'SaveFaults.KilledBeforeTheFirst*'
 campaign 'disk full or failing at every operation'          'SaveFaults.FullOrFailingDisk*'
-campaign 'short write at every operation'                   'SaveFaults.ShortWrites*'
 campaign '500 real SIGKILLs at random times'                'SaveFaults.RealKills*'
 campaign 'every truncation of a checkpoint'                 'CheckpointDamage.EveryTruncation*'
 campaign 'every single-bit flip of a checkpoint'            'CheckpointDamage.EveryFlippedBit*'
