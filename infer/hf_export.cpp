@@ -1,5 +1,6 @@
 // See hf.h. Weights are read as the checkpoint stores them, without a model in between.
 #include <algorithm>
+#include <map>
 
 #include "core/file.h"
 #include "core/safetensors.h"
@@ -29,18 +30,27 @@ Tensor cut_rows(const Tensor& table, int64_t rows) {
   return table.dim(0) > rows ? table.rows(0, rows) : table;
 }
 
+// A model without biases (model.bias = false) computes what GPT-2 does with biases of zero.
+Tensor zero_bias(const Tensor& weight) {
+  return Tensor::zeros({weight.numel() / weight.dim(-1)}, weight.dtype(), weight.device());
+}
+
 Named gpt2_tensors(const LoadedRun& run, int64_t vocab) {
-  std::vector<nn::Parameter*> parameters = run.model->parameters(true);
+  std::map<std::string, Tensor> parameters;
+  for (const nn::Parameter* p : run.model->parameters(true)) parameters[p->name] = p->var.value();
   Named tensors;
   for (const HfName& name : gpt2_names(run.config.layers)) {
-    const auto found = std::find_if(parameters.begin(), parameters.end(),
-                                    [&](const nn::Parameter* p) { return p->name == name.ours; });
-    PM_CHECK(found != parameters.end(), "export: the model has no parameter ", name.ours);
-    Tensor value = (*found)->var.value();
+    const bool is_bias = name.ours.ends_with(".bias");
+    if (is_bias && !run.config.bias && !parameters.count(name.ours)) {
+      const std::string stem = name.ours.substr(0, name.ours.size() - 5);
+      parameters[name.ours] = zero_bias(parameters.at(stem + ".weight"));
+    }
+    PM_CHECK(parameters.count(name.ours), "export: the model has no parameter ", name.ours);
+    Tensor value = parameters[name.ours];
     if (name.ours == "embed.tokens") value = cut_rows(value, vocab);
     if (name.transposed) {
       value = transposed(value.reshape({-1, value.dim(-1)}));
-    } else if (name.ours.ends_with("bias")) {
+    } else if (is_bias) {
       value = value.reshape({-1});
     }
     tensors.emplace_back("transformer." + name.hf, value);

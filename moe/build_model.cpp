@@ -6,7 +6,9 @@
 namespace pyramoe::moe {
 
 std::unique_ptr<nn::FeedForward> build_feed_forward(const ModelConfig& config,
-                                                    const LayerPlan& plan, const nn::Build& build) {
+                                                    const LayerPlan& plan, const nn::Build& where) {
+  nn::Build build = where;
+  build.bias = config.bias;
   switch (plan.kind) {
     case FfnKind::moe:
       return std::make_unique<MoeLayer>(config, plan, build);
@@ -19,8 +21,10 @@ std::unique_ptr<nn::FeedForward> build_feed_forward(const ModelConfig& config,
                                    config.out_std(), build);
 }
 
-std::unique_ptr<nn::Gpt> build_model(const ModelConfig& config, const nn::Build& build,
+std::unique_ptr<nn::Gpt> build_model(const ModelConfig& config, const nn::Build& where,
                                      bool recompute) {
+  nn::Build build = where;
+  build.bias = config.bias;
   const std::vector<LayerPlan> plan = layer_plan(config);
   nn::GptOptions options;
   options.vocab = config.vocab;

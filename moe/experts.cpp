@@ -9,10 +9,12 @@ using nn::Init;
 Experts::Experts(int64_t experts, int64_t dim, int64_t hidden, double std, double out_std,
                  const nn::Build& build)
     : up_(add_expert_parameter("up.weight", {experts, hidden, dim}, build, Init::normal(std))),
-      up_bias_(add_expert_parameter("up.bias", {experts, hidden}, build, Init::zeros(), false)),
       down_(add_expert_parameter("down.weight", {experts, dim, hidden}, build,
-                                 Init::normal(out_std))),
-      down_bias_(add_expert_parameter("down.bias", {experts, dim}, build, Init::zeros(), false)) {}
+                                 Init::normal(out_std))) {
+  if (!build.bias) return;
+  up_bias_ = add_expert_parameter("up.bias", {experts, hidden}, build, Init::zeros(), false);
+  down_bias_ = add_expert_parameter("down.bias", {experts, dim}, build, Init::zeros(), false);
+}
 
 Segments Experts::forward(const Segments& in) const {
   const Var hidden = ops::grouped_linear_gelu(in.x, in.offsets, up_, up_bias_);     // (R, F)

@@ -15,7 +15,8 @@ class Experts : public nn::Module {
   Segments forward(const Segments& x) const;  // (R, D) -> (R, D)
 
  private:
-  Var up_, up_bias_, down_, down_bias_;  // (E, F, D), (E, F), (E, D, F), (E, D)
+  Var up_, down_;            // (E, F, D), (E, D, F)
+  Var up_bias_, down_bias_;  // (E, F), (E, D); undefined without biases
 };
 
 }  // namespace pyramoe::moe

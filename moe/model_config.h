@@ -16,6 +16,7 @@ struct ModelConfig {
   int64_t context = 1024;
   int64_t vocab = 50304;
   int64_t hidden = 0;  // 0 = 4 * dim
+  bool bias = true;
   double dropout = 0;
   double init_std = 0.02;
 
@@ -48,6 +49,9 @@ struct ModelConfig {
     v("model.context", context, "longest sequence, tokens", between(1, 1 << 24));
     v("model.vocab", vocab, "vocabulary size; at least the tokenizer's", between(2, 1 << 24));
     v("model.hidden", hidden, "hidden size of a dense MLP; 0 = 4 * model.dim", between(0, 1 << 24));
+    v("model.bias", bias,
+      "biases in linear layers and experts (norms keep theirs); GPT-2 has them, the paper's sizes "
+      "are counted without");
     v("model.dropout", dropout, "dropout of embeddings, attention and residual branches",
       between(0.0, 0.99));
     v("model.init_std", init_std,

@@ -3,37 +3,41 @@
 namespace pyramoe::moe {
 namespace {
 
-// Parameters of y = x w^T + b.
-int64_t linear_params(int64_t in, int64_t out) { return in * out + out; }
-int64_t mlp_params(int64_t dim, int64_t hidden) {
-  return linear_params(dim, hidden) + linear_params(hidden, dim);
-}
+// Parameters of y = x w^T + b, and of D -> F, GELU, F -> D.
+struct Params {
+  bool bias;
+  int64_t linear(int64_t in, int64_t out) const { return in * out + (bias ? out : 0); }
+  int64_t mlp(int64_t dim, int64_t hidden) const {
+    return linear(dim, hidden) + linear(hidden, dim);
+  }
+};
 // Weights that a token is multiplied with (biases are additions).
 int64_t mlp_weights(int64_t dim, int64_t hidden) { return 2 * dim * hidden; }
 
 LayerCost layer_cost(const ModelConfig& c, const LayerPlan& plan) {
   LayerCost cost;
+  const Params count{c.bias};
   cost.plan = plan;
   const int64_t d = c.dim;
-  const int64_t attention = linear_params(d, 3 * d) + linear_params(d, d);
+  const int64_t attention = count.linear(d, 3 * d) + count.linear(d, d);
   const int64_t norms = 4 * d;
   int64_t weights = 4 * d * d;  // multiplied with every token
   cost.params = cost.params_active = attention + norms;
   if (plan.kind == FfnKind::dense) {
-    cost.params += mlp_params(d, c.dense_hidden());
-    cost.params_active += mlp_params(d, c.dense_hidden());
+    cost.params += count.mlp(d, c.dense_hidden());
+    cost.params_active += count.mlp(d, c.dense_hidden());
     weights += mlp_weights(d, c.dense_hidden());
   } else {
-    const int64_t expert = mlp_params(d, c.moe_hidden());
+    const int64_t expert = count.mlp(d, c.moe_hidden());
     const int64_t router = d * plan.experts + (c.gate == "sigmoid_bias" ? plan.experts : 0);
     cost.params_expert = plan.experts * expert;
     cost.params += router + cost.params_expert;
     cost.params_active += router + plan.top_k * expert;
     weights += d * plan.experts + plan.top_k * mlp_weights(d, c.moe_hidden());
     if (plan.kind == FfnKind::residual_moe) {
-      const int64_t mix = c.residual_mix == "learned" ? linear_params(d, 2) : 0;
-      cost.params += mlp_params(d, c.residual_hidden()) + mix;
-      cost.params_active += mlp_params(d, c.residual_hidden()) + mix;
+      const int64_t mix = c.residual_mix == "learned" ? count.linear(d, 2) : 0;
+      cost.params += count.mlp(d, c.residual_hidden()) + mix;
+      cost.params_active += count.mlp(d, c.residual_hidden()) + mix;
       weights += mlp_weights(d, c.residual_hidden()) + (mix ? 2 * d : 0);
     }
   }

@@ -16,6 +16,7 @@ namespace pyramoe::nn {
 struct Build {
   DType dtype = DType::f32;
   Device device = kCpu;
+  bool bias = true;  // of linear layers and experts; norms always have theirs
 };
 
 class Module {

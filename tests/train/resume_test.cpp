@@ -146,6 +146,7 @@ TEST(Learning, EveryFamilyLearnsTheSyntheticText) {
       config.model.experts = experts;
       config.model.residual = residual;
       config.model.dropout = 0;
+      config.model.bias = !residual;
       config.train.steps = 60;
       config.train.batch = 8;
       config.train.lr = 1e-2;
