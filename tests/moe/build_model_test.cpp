@@ -43,8 +43,8 @@ TEST(BuildModel, NamesParametersByTheirPlace) {
   EXPECT_EQ(
       names(*plain, "blocks.1.ffn."),
       (std::vector<std::string>{"router.weight (3, 6)", "router.balance_bias (3)",
-                                "experts.up.weight (3, 7, 6)", "experts.up.bias (3, 7)",
-                                "experts.down.weight (3, 6, 7)", "experts.down.bias (3, 6)"}));
+                                "experts.up.weight (3, 7, 6)", "experts.down.weight (3, 6, 7)",
+                                "experts.up.bias (3, 7)", "experts.down.bias (3, 6)"}));
   EXPECT_EQ(names(*plain, "blocks.2.ffn.").size(), 4u);
   config.gate = "softmax";
   config.residual = true;
@@ -54,7 +54,7 @@ TEST(BuildModel, NamesParametersByTheirPlace) {
   EXPECT_EQ(
       names(*residual, "blocks.3.ffn."),
       (std::vector<std::string>{"moe.router.weight (5, 6)", "moe.experts.up.weight (5, 7, 6)",
-                                "moe.experts.up.bias (5, 7)", "moe.experts.down.weight (5, 6, 7)",
+                                "moe.experts.down.weight (5, 6, 7)", "moe.experts.up.bias (5, 7)",
                                 "moe.experts.down.bias (5, 6)", "mlp.up.weight (9, 6)",
                                 "mlp.up.bias (9)", "mlp.down.weight (6, 9)", "mlp.down.bias (6)",
                                 "mix.weight (2, 6)", "mix.bias (2)"}));
