@@ -1,7 +1,7 @@
 // Where memory lives, and the one place that allocates, copies and synchronises.
 //
-// The CPU half is in core/device.cpp. A build with CUDA links cuda/device.cu, which fills
-// `cuda_device_functions()`; without it asking for a CUDA device is a clear error.
+// The CPU half is in core/device.cpp; it reaches CUDA through core/cuda_device.h, which
+// cuda/device.cu answers. In a build without CUDA asking for a GPU is a clear error.
 #pragma once
 
 #include <cstdint>
@@ -30,9 +30,11 @@ Device parse_device(const std::string& text);
 // 64-byte aligned memory; nullptr for zero bytes. Throws Error(memory) with the size asked for.
 void* device_alloc(int64_t bytes, Device device);
 void device_free(void* data, int64_t bytes, Device device);
-// Copies between any two devices; returns when the destination may be read by `to`'s stream.
+// Copies between any two devices; returns when the destination may be read by `to`'s stream (by the
+// host, when `to` is the CPU) and the source may be written again.
 void device_copy(void* to, Device to_device, const void* from, Device from_device, int64_t bytes);
 void device_zero(void* data, int64_t bytes, Device device);
+void device_set_bytes(void* data, int value, int64_t bytes, Device device);
 // Waits for all work given to the device.
 void device_synchronize(Device device);
 

@@ -4,6 +4,10 @@
 // in kernels that holds both addresses. Calling the object checks that all tensors share a device,
 // opens a trace range and calls the twin. A missing twin is a link error that names it; a wrong
 // argument is a compile error. A build without CUDA holds null and says so when asked.
+//
+// Since every kernel passes here, three switches exist once: PYRAMOE_TRACE=1 (wall time by kernel),
+// PYRAMOE_SYNC=1 (wait after each CUDA kernel: the one that fails names itself) and
+// PYRAMOE_NANCHECK=1 (say which kernel first made a NaN). Profilers see each kernel's name (NVTX).
 #pragma once
 
 #include <chrono>
@@ -52,6 +56,28 @@ class TraceRange {
   std::chrono::steady_clock::time_point start_;
 };
 
+// Around a CUDA twin: the device is the current one and profilers see the kernel's name.
+class CudaRange {
+ public:
+  CudaRange(const char* name, Device device);
+  ~CudaRange();
+  CudaRange(const CudaRange&) = delete;
+  CudaRange& operator=(const CudaRange&) = delete;
+  void done() const;  // the twin has returned
+
+ private:
+  const char* name_;
+  Device device_;
+};
+
+bool checking_nan();
+void check_nan(const char* name, const Tensor& output);
+// Kernels take what they write as `Tensor&`, what they read as `const Tensor&`.
+template <class Arg, class T>
+void check_output(const char* name, const T& argument) {
+  if constexpr (std::is_same_v<Arg, Tensor&>) check_nan(name, argument);
+}
+
 // Folds one argument into the device all tensors must share.
 template <class T>
 void meet_device(const char* name, std::optional<Device>& device, const T& argument) {
@@ -85,10 +111,13 @@ struct Kernel<void(Args...)> {
     detail::TraceRange range(name, where);
     if (where.type == DeviceType::cuda) {
       PM_CHECK(cuda != nullptr, name, ": this build has no CUDA");
+      const detail::CudaRange cuda_range(name, where);
       cuda(args...);
+      cuda_range.done();
     } else if (where.type == DeviceType::cpu) {
       cpu(args...);
     }
+    if (detail::checking_nan()) (detail::check_output<Args>(name, args), ...);
   }
 };
 

@@ -20,9 +20,7 @@ bool fill_with_nan() {
 
 Storage::Storage(int64_t bytes, Device device) : bytes_(bytes), device_(device) {
   data_ = device_alloc(bytes, device);
-  if (device.type == DeviceType::cpu && fill_with_nan() && bytes > 0) {
-    std::memset(data_, 0xff, static_cast<size_t>(bytes));
-  }
+  if (fill_with_nan()) device_set_bytes(data_, 0xff, bytes, device);
 }
 
 Storage::Storage(void* data, int64_t bytes, Device device, std::function<void()> release)

@@ -50,6 +50,8 @@ class Tensor {
   T* data() const {
     PM_CHECK(dtype_ == DTypeOf<T>::value, "Tensor ", to_string(shape_), " holds ",
              to_string(dtype_), ", asked for ", to_string(DTypeOf<T>::value));
+    PM_CHECK(device().type != DeviceType::cuda, "Tensor ", to_string(shape_), " is on ",
+             to_string(device()), ": the host cannot read it there; use to(kCpu)");
     return static_cast<T*>(raw());
   }
   template <class T>

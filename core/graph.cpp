@@ -1,0 +1,28 @@
+#include "core/graph.h"
+
+#include <utility>
+
+#include "core/cuda_device.h"
+#include "core/error.h"
+
+namespace pyramoe {
+
+void Graph::capture(Device device, int64_t bytes, std::function<void()> f) {
+  PM_CHECK(!captured(), "Graph::capture: this graph is captured already");
+  if (device.type == DeviceType::cuda) {
+    cuda_ = cuda_device::capture(device.index, bytes, f);
+  } else {
+    f_ = std::move(f);
+  }
+}
+
+void Graph::replay() const {
+  PM_CHECK(captured(), "Graph::replay: nothing was captured");
+  if (cuda_) {
+    cuda_device::replay(cuda_.get());
+  } else {
+    f_();
+  }
+}
+
+}  // namespace pyramoe
