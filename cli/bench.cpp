@@ -87,6 +87,7 @@ void bench_train(const Options& options) {
     seconds.push_back(last.seconds);
   }
   const int64_t resident = bench::peak_resident_bytes(), peak = device_peak_bytes(kCpu);
+  set_tracing(false);
   const bench::Limits limits = bench::measure_limits(dtype);  // last: it has memory of its own
   const double middle = bench::median(seconds);
   const moe::ModelCost cost = moe::model_cost(config.model, dtype);
