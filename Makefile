@@ -7,7 +7,7 @@ CMAKE_FLAGS ?=
 SECONDS_EACH ?= 60
 CONFIGURE = cmake -S . -B $(BUILD) -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
 
-.PHONY: all build deps demo test smoke fuzz asan format format-check clean help
+.PHONY: all build deps demo test gpu test-gpu smoke fuzz asan format format-check clean help
 
 all: build
 
@@ -16,6 +16,8 @@ help:
 	@echo "make demo       install what is missing, build, train three models on real text"
 	@echo "make demo DATA=my.txt    the same on your own text"
 	@echo "make test       install what is missing, build and run all tests"
+	@echo "make gpu        build build-gpu/pyramoe with CUDA (needs nvcc; GPU=\"80;90a\" for other cards)"
+	@echo "make test-gpu   build that with its tests and run those that use a GPU"
 	@echo "make asan       build with address and undefined-behaviour sanitizers, run the suites of"
 	@echo "                kernels, ops, files, data and training"
 	@echo "make fuzz       build the fuzzers (clang) and replay their corpora"
@@ -36,6 +38,20 @@ test: deps
 	@$(CONFIGURE) -DPYRAMOE_TESTS=ON
 	@cmake --build $(BUILD) --parallel $(JOBS)
 	@tests/run.sh $(BUILD)
+
+GPU ?= 90a
+CONFIGURE_GPU = cmake -S . -B build-gpu -DCMAKE_BUILD_TYPE=Release -DPYRAMOE_CUDA=ON \
+  -DPYRAMOE_CUDA_ARCHITECTURES="$(GPU)" $(CMAKE_FLAGS)
+gpu:
+	@$(CONFIGURE_GPU) -DPYRAMOE_TESTS=OFF
+	@cmake --build build-gpu --parallel $(JOBS) --target pyramoe
+
+# One test at a time: they share the device.
+GPU_SUITES = gpu ops
+test-gpu: deps
+	@$(CONFIGURE_GPU) -DPYRAMOE_TESTS=ON
+	@cmake --build build-gpu --parallel $(JOBS) --target pyramoe $(GPU_SUITES:%=%_test)
+	@tests/run.sh build-gpu -L '^(gpu|ops)$$' -j 1
 
 # Kernels, ops, files, data and whole training steps. The other suites (routing, inference, reports,
 # the program under ulimits) run in `make test` alone.

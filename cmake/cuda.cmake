@@ -1,0 +1,33 @@
+# The CUDA kernels: pm_cuda, one object library linked into every program of the build.
+#
+# Files named *_sm90.cu or *hopper*.cu hold wgmma and TMA code. It is compiled for 90a alone, and
+# guarded, so that it is empty for any other card; every kernel there has a portable one beside it.
+list(TRANSFORM PYRAMOE_CUDA_ARCHITECTURES APPEND "-real" OUTPUT_VARIABLE CMAKE_CUDA_ARCHITECTURES)
+enable_language(CUDA)
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake below 3.26 does not know nvcc's C++20
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+endif()
+set(CMAKE_CUDA_STANDARD 20)
+find_package(CUDAToolkit REQUIRED)
+if(CCACHE)
+  set(CMAKE_CUDA_COMPILER_LAUNCHER ${CCACHE})
+endif()
+
+file(GLOB cuda_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/cuda/*.cu ${CMAKE_SOURCE_DIR}/cuda/*.cpp)
+add_library(pm_cuda OBJECT ${cuda_sources})
+target_include_directories(pm_cuda PRIVATE ${CMAKE_SOURCE_DIR})
+target_compile_definitions(pm_cuda PRIVATE $<$<CONFIG:Release>:NDEBUG>)
+set(cuda_werror $<$<BOOL:${PYRAMOE_WERROR}>:-Werror=all-warnings>)
+target_compile_options(pm_cuda PRIVATE
+  $<$<COMPILE_LANGUAGE:CUDA>:-lineinfo --expt-relaxed-constexpr ${cuda_werror}
+    -Xcompiler=-Wall,-Wextra,-Wshadow>
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow $<$<BOOL:${PYRAMOE_WERROR}>:-Werror>>)
+if(NOT "90a" IN_LIST PYRAMOE_CUDA_ARCHITECTURES)
+  target_compile_definitions(pm_cuda PRIVATE PYRAMOE_NO_HOPPER)
+endif()
+target_link_libraries(pm_cuda PUBLIC CUDA::cudart_static CUDA::cublas CUDA::cublasLt)
+
+target_compile_definitions(pyramoe_flags INTERFACE PYRAMOE_CUDA)
+target_link_libraries(pyramoe_flags INTERFACE CUDA::cudart_static CUDA::cublas CUDA::cublasLt)
+message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER_VERSION}, built for ${PYRAMOE_CUDA_ARCHITECTURES}")
