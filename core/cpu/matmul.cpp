@@ -226,6 +226,33 @@ void grouped_linear_dx(const Tensor& dy, const Tensor& offsets, const Tensor& w,
   });
 }
 
+void grouped_linear_dx_gelu(const Tensor& dy, const Tensor& offsets, const Tensor& w,
+                            const Tensor& pre, Tensor& dpre, Tensor& y) {
+  const char* op = "grouped_linear_dx_gelu";
+  const Matrix out(pre);
+  check_shape(op, "dpre", dpre, out.rows, out.cols);
+  check_shape(op, "y", y, out.rows, out.cols);
+  check_dtype(op, "pre", pre, dy.dtype());
+  check_dtype(op, "dpre", dpre, dy.dtype());
+  check_dtype(op, "y", y, dy.dtype());
+  Tensor dgelu = empty_like(pre);  // (R, K)
+  grouped_linear_dx(dy, offsets, w, dgelu);
+  const Segments segments(op, offsets, offsets.numel() - 1, out.rows);
+  const int64_t begin = segments.begin.front() * out.cols;
+  const int64_t n = segments.begin.back() * out.cols - begin;
+  visit_floating(dy.dtype(), [&]<class T>() {
+    using V = simd::Vec<Acc<T>>;
+    const T* x = pre.data<T>() + begin;
+    T* to = y.data<T>() + begin;
+    parallel_for(n, 16384, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; i += V::lanes) {
+        simd::gelu(V::load(x + i, last - i)).store(to + i, last - i);
+      }
+    });
+  });
+  grouped_gelu_backward(dgelu, pre, offsets, dpre);
+}
+
 void grouped_linear_dw(const Tensor& dy, const Tensor& x, const Tensor& offsets, bool accumulate,
                        Tensor& dw, Tensor& db) {
   const char* op = "grouped_linear_dw";

@@ -29,6 +29,10 @@ PM_KERNEL(grouped_linear_gelu_forward, (const Tensor& x, const Tensor& offsets, 
                                         const Tensor& bias, Tensor& pre, Tensor& y))
 // dx = dy w_e.   dy (R, M), dx (R, K)
 PM_KERNEL(grouped_linear_dx, (const Tensor& dy, const Tensor& offsets, const Tensor& w, Tensor& dx))
+// dpre = (dy w_e) * gelu'(pre), and y = gelu(pre) once more, for dw of the product that y entered:
+// so a forward pass need not keep y.   dy (R, M), w (E, M, K); pre, dpre, y (R, K), dpre may be pre
+PM_KERNEL(grouped_linear_dx_gelu, (const Tensor& dy, const Tensor& offsets, const Tensor& w,
+                                   const Tensor& pre, Tensor& dpre, Tensor& y))
 // dw_e (+)= dy_e^T x_e, db_e (+)= column sums of dy_e; an expert without rows gets zeros (or keeps
 // what it had).   dw (E, M, K); db (E, M) or undefined
 PM_KERNEL(grouped_linear_dw, (const Tensor& dy, const Tensor& x, const Tensor& offsets,
