@@ -156,7 +156,8 @@ OP_TEST(z_loss, {.inputs = {normal({4, 5}, 2)},
 struct Sorted {
   Tensor row, offsets;  // (N, k), (E + 1)
 };
-Sorted sort_choices(const Tensor& expert, int64_t experts) {
+Sorted sort_choices(const Tensor& choices, int64_t experts) {
+  const Tensor expert = choices.to(kCpu);
   Sorted s{Tensor(expert.shape(), DType::i32), Tensor({experts + 1}, DType::i32)};
   int32_t next = 0;
   for (int32_t e = 0; e < experts; ++e) {
@@ -169,7 +170,11 @@ Sorted sort_choices(const Tensor& expert, int64_t experts) {
   for (int64_t i = 0; i < expert.numel(); ++i) {
     if (expert.data<int32_t>()[i] < 0) s.row.data<int32_t>()[i] = -1;
   }
-  return s;
+  return {s.row.to(choices.device()), s.offsets.to(choices.device())};
+}
+// A weight of 1 for every choice.
+Var ones(const Sorted& s, DType dtype) {
+  return Var(Tensor::full(s.row.shape(), dtype, 1, s.row.device()));
 }
 int32_t choice(const Tensor& expert, int64_t n, int64_t j) {
   return expert.data<int32_t>()[n * expert.dim(1) + j];
@@ -187,7 +192,7 @@ OP_TEST(to_segments, {.inputs = {normal({5, 3}), kMixed},
                       .f =
                           [](const Vars& v) {
                             const Sorted s = sort_choices(v[1].value(), kExperts);
-                            const Var one(Tensor::full(s.row.shape(), wide(v[0]).dtype(), 1));
+                            const Var one = ones(s, wide(v[0]).dtype());
                             return ops::from_segments(ops::to_segments(v[0], s.row), one, s.row);
                           },
                       .expect =
@@ -239,7 +244,7 @@ Var through_experts(const Vars& v, bool gelu, bool with_bias) {
   const Var x = ops::to_segments(v[0], s.row), bias = with_bias ? v[2] : Var();
   const Var y = gelu ? ops::grouped_linear_gelu(x, s.offsets, v[1], bias)
                      : ops::grouped_linear(x, s.offsets, v[1], bias);
-  return ops::from_segments(y, Var(Tensor::full(s.row.shape(), wide(v[0]).dtype(), 1)), s.row);
+  return ops::from_segments(y, ones(s, wide(v[0]).dtype()), s.row);
 }
 
 Tensor naive_experts(const Tensors& t, bool gelu, bool with_bias) {

@@ -33,6 +33,11 @@ double unit_roundoff(DType dtype) {
   return dtype == DType::f64 ? 0x1p-53 : dtype == DType::f32 ? 0x1p-24 : 0x1p-8;
 }
 
+Tensors on_device(Tensors all, Device device) {
+  for (Tensor& x : all) x = x.to(device);
+  return all;
+}
+
 double top(const Tensors& all) {
   double largest = 0;
   for (const Tensor& x : all) {
@@ -94,7 +99,7 @@ struct Checker {
     for (size_t o = 0; o < y.size(); ++o) {
       if (!y[o].requires_grad()) continue;
       roots.push_back(y[o]);
-      used.push_back(seeds[o].to(y[o].dtype()));
+      used.push_back(seeds[o].to(y[o].dtype()).to(y[o].value().device()));
     }
     if (!roots.empty()) backward(roots, used);
   }
@@ -124,15 +129,17 @@ struct Checker {
   void check_projections() const;
   void check_narrow(DType dtype) const;
   void check_bits(DType dtype) const;
-  void check_places(DType dtype) const;
+  void check_places(DType dtype, Device device) const;
+  void check_cuda(DType dtype) const;
   void compare(const char* what, size_t index, const Tensor& got, const Tensor& want, DType dtype,
                Tolerance allowed) const;
   void all() const;
 };
 
-bool bit_equal(const Tensor& a, const Tensor& b) {
-  if (a.defined() != b.defined()) return false;
-  if (!a.defined()) return true;
+bool bit_equal(const Tensor& here, const Tensor& there) {
+  if (here.defined() != there.defined()) return false;
+  if (!here.defined()) return true;
+  const Tensor a = here.to(kCpu), b = there.to(kCpu);
   return a.shape() == b.shape() && a.dtype() == b.dtype() &&
          (a.bytes() == 0 || std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.bytes())) == 0);
 }
@@ -318,8 +325,8 @@ void Checker::check_bits(DType dtype) const {
 
 // A leaf's gradient in a buffer of its own (f32 for bf16): the first backward overwrites what is
 // there, the second adds the same again, and a reset starts over.
-void Checker::check_places(DType dtype) const {
-  const Tensors x = make_inputs(dtype);
+void Checker::check_places(DType dtype, Device device) const {
+  const Tensors x = on_device(make_inputs(dtype), device);
   const Tensors seeds = random_seeds(forward(x), 3);
   const Pass plain = pass(x, seeds);
   const Vars v = leaves(x);
@@ -327,7 +334,7 @@ void Checker::check_places(DType dtype) const {
   Tensors buffers(x.size()), once(x.size());
   for (size_t i = 0; i < x.size(); ++i) {
     if (!inputs[i].differentiable || !plain.dx[i].defined()) continue;
-    buffers[i] = Tensor::full(x[i].shape(), kept, NAN);
+    buffers[i] = Tensor::full(x[i].shape(), kept, NAN, device);
     v[i].place_grad(buffers[i]);
   }
   const auto step = [&](const char* what, const std::function<bool(double, double)>& right) {
@@ -363,6 +370,32 @@ void Checker::check_places(DType dtype) const {
   step("after a reset", [](double a, double b) { return a == b; });
 }
 
+// The CUDA kernels against the CPU in f64 on the same inputs, with the tolerances that the CPU's
+// own f32 and bf16 keep; then the same bits again, and gradients in their places.
+void Checker::check_cuda(DType dtype) const {
+  const Device gpu{DeviceType::cuda, 0};
+  const Tensors x = make_inputs(dtype);
+  Tensors wide, seeds;
+  for (size_t i = 0; i < x.size(); ++i) {
+    wide.push_back(inputs[i].keep_dtype ? x[i] : x[i].to(DType::f64));
+  }
+  for (const Tensor& s : random_seeds(forward(x), 5)) {
+    seeds.push_back(s.to(dtype).to(DType::f64));
+  }
+  const Tensors there = on_device(x, gpu);
+  const Pass truth = pass(wide, seeds), cuda = pass(there, seeds), again = pass(there, seeds);
+  const Tolerance allowed = tolerance(row.rounding, dtype);
+  for (size_t o = 0; o < cuda.y.size(); ++o) {
+    compare("output", o, cuda.y[o], truth.y[o], dtype, allowed);
+    if (!bit_equal(cuda.y[o], again.y[o])) problem("output ", o, " changes from run to run");
+  }
+  for (size_t i = 0; i < cuda.dx.size(); ++i) {
+    compare("gradient", i, cuda.dx[i], truth.dx[i], dtype, allowed);
+    if (!bit_equal(cuda.dx[i], again.dx[i])) problem("gradient ", i, " changes from run to run");
+  }
+  check_places(dtype, gpu);
+}
+
 void Checker::all() const {
   check_value();
   int64_t in = 0, out = 0;
@@ -375,25 +408,39 @@ void Checker::all() const {
     if (dtype != DType::f64 && !row.narrow) continue;
     if (dtype != DType::f64) check_narrow(dtype);
     check_bits(dtype);
-    check_places(dtype);
+    check_places(dtype, kCpu);
   }
 }
 
-}  // namespace
-
-std::vector<std::string> check_op(const OpRow& row) {
+std::vector<std::string> check_cases(const OpRow& row,
+                                     const std::function<void(const Checker&)>& check) {
   std::vector<std::string> problems;
-  if ((row.loosen != 1 || !row.narrow) && row.why.empty()) {
-    problems.push_back("the row loosens a tolerance without saying why");
-  }
   std::vector<Inputs> cases = {row.inputs};
   cases.insert(cases.end(), row.also.begin(), row.also.end());
   for (const Inputs& inputs : cases) {
     std::string where = "inputs";
     for (const Input& input : inputs) where += " " + to_string(input.make(0).shape());
-    Checker{row, inputs, where, &problems}.all();
+    check(Checker{row, inputs, where, &problems});
   }
   return problems;
+}
+
+}  // namespace
+
+std::vector<std::string> check_op(const OpRow& row) {
+  std::vector<std::string> problems = check_cases(row, [](const Checker& c) { c.all(); });
+  if ((row.loosen != 1 || !row.narrow) && row.why.empty()) {
+    problems.push_back("the row loosens a tolerance without saying why");
+  }
+  return problems;
+}
+
+std::vector<std::string> check_op_on_cuda(const OpRow& row) {
+  return check_cases(row, [&](const Checker& c) {
+    for (DType dtype : {DType::f32, DType::bf16}) {
+      if (row.narrow) c.check_cuda(dtype);
+    }
+  });
 }
 
 }  // namespace pyramoe::optest

@@ -2,7 +2,8 @@
 //
 // A row says how to make inputs, what the op is and what plain loops say it should give. `check_op`
 // then checks the value and the gradient in f64, f32 and bf16, that runs and thread counts agree
-// bit for bit, and that gradients land in their place. Every op of autograd/ops.h must have a row
+// bit for bit, and that gradients land in their place; in a build with CUDA, that its kernels agree
+// with the CPU. Every op of autograd/ops.h must have a row
 // (house_test.cpp). Tolerances are one table, in op_test.cpp.
 #pragma once
 
@@ -60,6 +61,8 @@ struct OpRow {
 
 // All that is wrong with the op, in words; empty when nothing is.
 std::vector<std::string> check_op(const OpRow& row);
+// The same of its CUDA kernels, against the CPU: f32 and bf16.
+std::vector<std::string> check_op_on_cuda(const OpRow& row);
 
 // A tensor of f64 with element i = f(i).
 Tensor make(Shape shape, const std::function<double(int64_t)>& f);
@@ -72,12 +75,26 @@ struct Register {
 
 }  // namespace pyramoe::optest
 
-#define OP_TEST(name, ...)                                                \
-  static const ::pyramoe::optest::Register pm_register_##name(#name);     \
-  TEST(Op, name) {                                                        \
-    const ::pyramoe::optest::OpRow row = __VA_ARGS__;                     \
-    for (const std::string& problem : ::pyramoe::optest::check_op(row)) { \
-      ADD_FAILURE() << problem;                                           \
-    }                                                                     \
-  }                                                                       \
+// In a build with CUDA each row is a second test, which a machine without a GPU skips.
+#if defined(PYRAMOE_CUDA)
+#define PM_CUDA_OP_TEST(name)                                                                 \
+  TEST(OpOnCuda, name) {                                                                      \
+    if (!::pyramoe::cuda_available()) GTEST_SKIP() << "no CUDA device here";                  \
+    for (const std::string& problem : ::pyramoe::optest::check_op_on_cuda(pm_row_##name())) { \
+      ADD_FAILURE() << problem;                                                               \
+    }                                                                                         \
+  }
+#else
+#define PM_CUDA_OP_TEST(name)
+#endif
+
+#define OP_TEST(name, ...)                                                            \
+  static const ::pyramoe::optest::Register pm_register_##name(#name);                 \
+  static ::pyramoe::optest::OpRow pm_row_##name() { return __VA_ARGS__; }             \
+  TEST(Op, name) {                                                                    \
+    for (const std::string& problem : ::pyramoe::optest::check_op(pm_row_##name())) { \
+      ADD_FAILURE() << problem;                                                       \
+    }                                                                                 \
+  }                                                                                   \
+  PM_CUDA_OP_TEST(name)                                                               \
   static_assert(true)
