@@ -3,6 +3,7 @@
 
 #include "core/cpu/pack.h"
 #include "core/cpu/row_sums.h"
+#include "core/kernels/elementwise.h"
 #include "core/parallel.h"
 
 namespace pyramoe::kernels::cpu {
@@ -95,6 +96,20 @@ void layernorm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight,
                    [=](int64_t begin, int64_t end) { block(begin, end, nullptr); });
     }
   });
+}
+
+void add_layernorm_forward(const Tensor& x, const Tensor& residual, const Tensor& weight,
+                           const Tensor& bias, double eps, Tensor& h, Tensor& y, Tensor& mean,
+                           Tensor& rstd) {
+  add(x, residual, h);
+  layernorm_forward(h, weight, bias, eps, y, mean, rstd);
+}
+
+void add_layernorm_backward(const Tensor& dy, const Tensor& dh, const Tensor& h,
+                            const Tensor& weight, const Tensor& mean, const Tensor& rstd,
+                            bool accumulate, Tensor& dx, Tensor& dweight, Tensor& dbias) {
+  layernorm_backward(dy, h, weight, mean, rstd, accumulate, dx, dweight, dbias);
+  if (dx.defined()) add(dx, dh, dx);
 }
 
 }  // namespace pyramoe::kernels::cpu

@@ -13,5 +13,14 @@ PM_KERNEL(layernorm_forward, (const Tensor& x, const Tensor& weight, const Tenso
 PM_KERNEL(layernorm_backward,
           (const Tensor& dy, const Tensor& x, const Tensor& weight, const Tensor& mean,
            const Tensor& rstd, bool accumulate, Tensor& dx, Tensor& dweight, Tensor& dbias))
+// The same after a residual add: h = x + residual, y = layernorm(h).   h, residual (N, D)
+PM_KERNEL(add_layernorm_forward,
+          (const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias,
+           double eps, Tensor& h, Tensor& y, Tensor& mean, Tensor& rstd))
+// dx, the gradient of x and of residual alike, is layernorm_backward's plus dh, what reached h on
+// its other ways.
+PM_KERNEL(add_layernorm_backward, (const Tensor& dy, const Tensor& dh, const Tensor& h,
+                                   const Tensor& weight, const Tensor& mean, const Tensor& rstd,
+                                   bool accumulate, Tensor& dx, Tensor& dweight, Tensor& dbias))
 
 }  // namespace pyramoe::kernels

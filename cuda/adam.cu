@@ -1,0 +1,174 @@
+// Optimizer twins: one launch per flat buffer, bound by memory (28 bytes an element in f32).
+//
+// Learning rate, bias corrections, clip factor and skip flag are read on the device, so a captured
+// step can be replayed. They are the same for all elements: one thread of a block turns them into
+// floats, in double, and a block walks many elements, so this costs nothing. The order of
+// operations is that of the CPU twin and of torch.optim.
+#include "core/kernels/adam.h"
+
+#include <cmath>
+
+#include "cuda/map.cuh"
+
+namespace pyramoe::kernels::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kBlocksAMultiprocessor = 4;
+
+// What one element's update needs of the step.
+struct Now {
+  float clip, decay, step, root, lr;
+  bool skip;
+};
+
+__device__ Now read_scalars(const double* s, double weight_decay) {
+  return {static_cast<float>(s[3]),        static_cast<float>(1 - s[0] * weight_decay),
+          static_cast<float>(s[0] / s[1]), static_cast<float>(sqrt(s[2])),
+          static_cast<float>(s[0]),        s[4] != 0};
+}
+
+struct AdamW {
+  float b2, to_m, to_v, eps;
+  // g = gradient; m, v, w are updated.
+  __device__ void operator()(const Now& now, float g, float& m, float& v, float& w) const {
+    g *= now.clip;
+    m = m + (g - m) * to_m;
+    v = v * b2 + g * g * to_v;
+    w = w * now.decay - now.step * (m / (sqrtf(v) / now.root + eps));
+  }
+};
+
+struct Sgd {
+  float momentum, decay;
+  __device__ void operator()(const Now& now, float g, float& m, float&, float& w) const {
+    m = m * momentum + (g * now.clip + w * decay);
+    w = w - m * now.lr;
+  }
+};
+
+// Where the state lives; m and v may be null (plain SGD), param may be master itself.
+template <class G, class P>
+struct State {
+  const G* grad;
+  float *master, *m, *v;
+  P* param;
+};
+
+// N elements from i: all loads first, then the arithmetic, then all stores.
+template <int N, bool kM, bool kV, class F, class G, class P>
+__device__ __forceinline__ void update(const F& f, const Now& now, const State<G, P>& s,
+                                       int64_t i) {
+  gpu::Pieces<G, N> g;
+  gpu::Pieces<float, N> w, m, v;
+  g.load(s.grad + i);
+  w.load(s.master + i);
+  if constexpr (kM) m.load(s.m + i);
+  if constexpr (kV) v.load(s.v + i);
+#pragma unroll
+  for (int j = 0; j < N; ++j) {
+    float none = 0;
+    f(now, g[j], kM ? m.value[j] : none, kV ? v.value[j] : none, w.value[j]);
+  }
+  w.store(s.master + i);
+  if constexpr (kM) m.store(s.m + i);
+  if constexpr (kV) v.store(s.v + i);
+  if (static_cast<const void*>(s.param) != s.master) {
+    gpu::Pieces<P, N> p;
+    p.put(w.value);
+    p.store(s.param + i);
+  }
+}
+
+template <int N, bool kM, bool kV, class F, class G, class P>
+__global__ void __launch_bounds__(kThreads, kBlocksAMultiprocessor)
+    update_kernel(int64_t n, F f, const double* scalars, double weight_decay, State<G, P> state) {
+  __shared__ Now shared;
+  if (threadIdx.x == 0) shared = read_scalars(scalars, weight_decay);
+  __syncthreads();
+  const Now now = shared;
+  if (now.skip) return;
+  const int64_t stride = int64_t{gridDim.x} * kThreads;
+  const int64_t packs = n / N, me = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  for (int64_t pack = me; pack < packs; pack += stride) {
+    update<N, kM, kV>(f, now, state, pack * N);
+  }
+  if (me < n - packs * N) update<1, kM, kV>(f, now, state, packs * N + me);
+}
+
+template <bool kM, bool kV, class F, class G, class P>
+void launch(int64_t n, const F& f, const Tensor& scalars, double weight_decay,
+            const State<G, P>& s) {
+  constexpr int kPack = gpu::kPackOf<G, float>;
+  const bool aligned = gpu::aligned16(s.grad) && gpu::aligned16(s.master) &&
+                       gpu::aligned16(s.param) && (!kM || gpu::aligned16(s.m)) &&
+                       (!kV || gpu::aligned16(s.v));
+  const auto* values = gpu::data<const double>(scalars);
+  const int64_t most = int64_t{gpu::multiprocessors()} * kBlocksAMultiprocessor;
+  if (aligned) {
+    update_kernel<kPack, kM, kV>
+        <<<gpu::grid(n, int64_t{kThreads} * kPack, most), kThreads, 0, gpu::stream()>>>(
+            n, f, values, weight_decay, s);
+  } else {
+    update_kernel<1, kM, kV><<<gpu::grid(n, kThreads, most), kThreads, 0, gpu::stream()>>>(
+        n, f, values, weight_decay, s);
+  }
+  PM_LAUNCHED();
+}
+
+void check(const char* name, const Tensor& grad, const Tensor& scalars, const Tensor& master,
+           const Tensor& m, const Tensor& v, const Tensor& param) {
+  const int64_t n = master.numel();
+  PM_CHECK(scalars.numel() >= 5 && scalars.dtype() == DType::f64,
+           "optimizer: expected lr, bias1, bias2, clip and skip in f64, got ", scalars.numel(),
+           " scalars of ", to_string(scalars.dtype()));
+  PM_CHECK(grad.numel() == n && param.numel() == n, name, ": ", grad.numel(), " gradients, ", n,
+           " master weights, ", param.numel(), " parameters");
+  for (const Tensor* moment : {&m, &v}) {
+    PM_CHECK(!moment->defined() || (moment->numel() == n && moment->dtype() == DType::f32), name,
+             ": a moment has ", moment->numel(), " elements of ", to_string(moment->dtype()),
+             ", expected ", n, " of f32");
+  }
+  PM_CHECK(master.dtype() == DType::f32, name, ": master weights are ", to_string(master.dtype()),
+           ", expected f32 on a GPU");
+}
+
+}  // namespace
+
+void adamw_step(const Tensor& grad, const AdamWOptions& options, const Tensor& scalars,
+                Tensor& master, Tensor& m, Tensor& v, Tensor& param) {
+  check("adamw_step", grad, scalars, master, m, v, param);
+  PM_CHECK(m.defined() && v.defined(), "adamw_step: a moment is missing");
+  if (grad.numel() == 0) return;
+  const AdamW f{static_cast<float>(options.beta2), static_cast<float>(1 - options.beta1),
+                static_cast<float>(1 - options.beta2), static_cast<float>(options.eps)};
+  gpu::visit_floating(grad.dtype(), "adamw_step", [&]<class G>() {
+    gpu::visit_floating(param.dtype(), "adamw_step", [&]<class P>() {
+      launch<true, true>(
+          grad.numel(), f, scalars, options.weight_decay,
+          State<G, P>{gpu::data<const G>(grad), gpu::data<float>(master), gpu::data<float>(m),
+                      gpu::data<float>(v), gpu::data<P>(param)});
+    });
+  });
+}
+
+void sgd_step(const Tensor& grad, double momentum, double weight_decay, const Tensor& scalars,
+              Tensor& master, Tensor& m, Tensor& param) {
+  check("sgd_step", grad, scalars, master, m, Tensor(), param);
+  if (grad.numel() == 0) return;
+  // Without a moment m starts as 0 for every element: plain SGD.
+  const Sgd f{static_cast<float>(momentum), static_cast<float>(weight_decay)};
+  gpu::visit_floating(grad.dtype(), "sgd_step", [&]<class G>() {
+    gpu::visit_floating(param.dtype(), "sgd_step", [&]<class P>() {
+      const State<G, P> state{gpu::data<const G>(grad), gpu::data<float>(master),
+                              gpu::data<float>(m), nullptr, gpu::data<P>(param)};
+      if (m.defined()) {
+        launch<true, false>(grad.numel(), f, scalars, 0, state);
+      } else {
+        launch<false, false>(grad.numel(), f, scalars, 0, state);
+      }
+    });
+  });
+}
+
+}  // namespace pyramoe::kernels::cuda
