@@ -74,6 +74,9 @@ Var grouped_linear(const Var& x, const Tensor& offsets, const Var& w,
                    const Var& bias);  // (R, K), (E + 1) i32, (E, M, K), (E, M) or undefined
 Var grouped_linear_gelu(const Var& x, const Tensor& offsets, const Var& w,
                         const Var& bias);  // gelu(grouped_linear(...)), one kernel
+Var grouped_mlp(const Var& x, const Tensor& offsets, const Var& up, const Var& up_bias,
+                const Var& down,
+                const Var& down_bias);  // down(gelu(up(x))); keeps gelu's input, not its output
 Var einsum_dispatch(const Var& x, const Tensor& slot,
                     int64_t slots);  // (N, D), (N, k) i32 -> (slots, D) by a one-hot product
 Var einsum_combine(const Var& x, const Var& weight,

@@ -24,8 +24,8 @@ constexpr int kABytes = 2 * kBlockBytes;   // 128 rows x 64 k
 constexpr int kBBytes = 4 * kBlockBytes;   // 256 columns x 64 k
 constexpr int kStage = kABytes + kBBytes;  // 48 KiB
 constexpr int kStages = 4;
-constexpr int kThreads = 3 * 128;  // producer, two consumers
-constexpr int kGroup = 16;         // row tiles that share a weight tile in a row
+constexpr int kThreads = 3 * 128;            // producer, two consumers
+[[maybe_unused]] constexpr int kGroup = 16;  // row tiles that share a weight tile in a row
 
 struct Shared {  // in dynamic shared memory, on a 1024-byte border
   uint8_t stages[kStages][kStage];
@@ -124,7 +124,7 @@ __device__ void produce(const Product& p, const CUtensorMap* a, const CUtensorMa
 
 // dw: the lines of a stage beyond the segment's end become zero, in all six boxes. The sum of what
 // they hold must not count, and they may hold another expert's rows or no numbers at all.
-__device__ __forceinline__ void zero_lines(uint8_t* stage, int from) {
+[[maybe_unused]] __device__ __forceinline__ void zero_lines(uint8_t* stage, int from) {
   const int thread = static_cast<int>(threadIdx.x) - 128;
   const int vectors = (64 - from) * 8;  // of 16 bytes, in one box
   for (int i = thread; i < 6 * vectors; i += 256) {

@@ -17,8 +17,7 @@ Experts::Experts(int64_t experts, int64_t dim, int64_t hidden, double std, doubl
 }
 
 Segments Experts::forward(const Segments& in) const {
-  const Var hidden = ops::grouped_linear_gelu(in.x, in.offsets, up_, up_bias_);     // (R, F)
-  return {ops::grouped_linear(hidden, in.offsets, down_, down_bias_), in.offsets};  // (R, D)
+  return {ops::grouped_mlp(in.x, in.offsets, up_, up_bias_, down_, down_bias_), in.offsets};
 }
 
 }  // namespace pyramoe::moe

@@ -284,6 +284,60 @@ OpRow expert_row(bool gelu, bool with_bias) {
 OP_TEST(grouped_linear, expert_row(false, true));
 OP_TEST(grouped_linear_gelu, expert_row(true, true));
 
+// x -> segments -> up, GELU, down -> tokens.   up (E, F, K), down (E, M, F), choices (N, k)
+Var through_mlp(const Vars& v, bool with_bias) {
+  const Sorted s = sort_choices(v[5].value(), kExperts);
+  const Var x = ops::to_segments(v[0], s.row);
+  const Var y = ops::grouped_mlp(x, s.offsets, v[1], with_bias ? v[2] : Var(), v[3],
+                                 with_bias ? v[4] : Var());
+  return ops::from_segments(y, Var(Tensor::full(s.row.shape(), wide(v[0]).dtype(), 1)), s.row);
+}
+
+Tensor naive_mlp(const Tensors& t, bool with_bias) {
+  const int64_t hidden = t[1].dim(1), m = t[3].dim(1);
+  const int64_t k = t[5].dim(1);
+  // Each choice is a token of its own for the first product; the second one adds them up.
+  Tensor each = make({t[0].dim(0) * k, t[0].dim(1)},
+                     [&](int64_t i) { return at(t[0], i / t[0].dim(1) / k, i % t[0].dim(1)); });
+  const Tensor choices = t[5].reshape({t[5].numel(), 1});
+  const Tensor a = naive_experts({each, t[1], t[2], choices}, true, with_bias);  // (N k, F)
+  return table(t[0].dim(0), m, [&](int64_t n, int64_t o) {
+    double y = 0;
+    for (int64_t j = 0; j < k; ++j) {
+      const int32_t e = choice(t[5], n, j);
+      if (e < 0) continue;
+      if (with_bias) y += at(t[4], e, o);
+      for (int64_t i = 0; i < hidden; ++i) {
+        y += at(a, n * k + j, i) * t[3].data<double>()[(e * m + o) * hidden + i];
+      }
+    }
+    return y;
+  });
+}
+
+Inputs mlp_inputs(int64_t rows, int64_t in, int64_t hidden, int64_t out, Input choices) {
+  return {normal({rows, in}, 0.5),    normal({kExperts, hidden, in}, 0.5),
+          normal({kExperts, hidden}), normal({kExperts, out, hidden}, 0.5),
+          normal({kExperts, out}),    std::move(choices)};
+}
+
+OpRow mlp_row(bool with_bias) {
+  return {.inputs = mlp_inputs(5, 3, 4, 2, kMixed),
+          .f = [=](const Vars& v) { return through_mlp(v, with_bias); },
+          .expect = [=](const Tensors& t) { return naive_mlp(t, with_bias); },
+          .also = {mlp_inputs(5, 3, 4, 2, kOne), mlp_inputs(3, 2, 3, 2, kNone),
+                   mlp_inputs(5, 1, 1, 1, kMixed), mlp_inputs(131, 33, 17, 9, kMany)},
+          .rounding = Rounding::products,
+          .loosen = 2,
+          .why = "the first product's rounding passes through gelu and a second product"};
+}
+
+OP_TEST(grouped_mlp, mlp_row(true));
+
+TEST(GroupedMlp, WorksWithoutBiases) {
+  for (const std::string& problem : check_op(mlp_row(false))) ADD_FAILURE() << problem;
+}
+
 TEST(GroupedLinear, WorksWithoutABias) {
   for (bool gelu : {false, true}) {
     for (const std::string& problem : check_op(expert_row(gelu, false))) ADD_FAILURE() << problem;
