@@ -190,4 +190,9 @@ __device__ __forceinline__ void store_rows(const float (&d)[kDim / 2], float fac
   }
 }
 
+// Before a block ends, its stores must have left shared memory.
+__device__ __forceinline__ void finish_stores() {
+  if (threadIdx.x % kGroupThreads == 0) hop::tma_store_wait_read<0>();
+}
+
 }  // namespace pyramoe::gpu::attention

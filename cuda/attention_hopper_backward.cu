@@ -195,6 +195,7 @@ __device__ __forceinline__ void compute_keys(KeysShared<kDim>& m, const CUtensor
     store_rows<kDim>(dk, a.scale, a.scale, m.out[group], kStagingBarrier + group, out, heads + h,
                      token, b);
   });
+  finish_stores();
 }
 
 template <int kDim>
@@ -327,6 +328,7 @@ __device__ __forceinline__ void compute_queries(QueriesShared<kDim>& m, const CU
     store_rows<kDim>(dq, a.scale, a.scale, m.out[group], kStagingBarrier + group, out, head % heads,
                      tile * kTileRows + group * kGroupRows, head / heads);
   });
+  finish_stores();
 }
 
 template <int kDim>

@@ -185,6 +185,7 @@ __device__ __forceinline__ void compute_forward(ForwardShared<kDim>& m, const CU
                      head % a.order.heads, tile * kTileRows + group * kGroupRows,
                      head / a.order.heads);
   });
+  finish_stores();
   if (group == 0) my_turn();  // takes the turn that is left, so that no barrier is left half full
 }
 
