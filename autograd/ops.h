@@ -65,8 +65,18 @@ Var take(const Var& score, const Tensor& expert);  // (N, E), (N, k) i32 -> (N, 
 Var keep_weights(const Var& weight, const Tensor& row,
                  bool renormalize);  // (N, k) -> 0 where dropped, over the sum of the kept ones
 Var balance_loss(const Var& p, const Tensor& expert, int64_t group_rows,
-                 bool all_choices);                // (N, E), (N, k) i32 -> (1), 1 when p is uniform
-Var z_loss(const Var& logits);                     // mean squared log-sum-exp of the rows -> (1)
+                 bool all_choices);  // (N, E), (N, k) i32 -> (1), 1 when p is uniform
+Var z_loss(const Var& logits);       // mean squared log-sum-exp of the rows -> (1)
+struct RouterOptions {
+  int64_t top_k = 1;
+  int64_t group_rows = 0;    // of a routing group; 0: no losses
+  bool all_choices = false;  // the balance loss counts all choices, not the first ones
+  bool z_loss = false;
+};
+Vars router(const Var& x, const Var& w, const RouterOptions& options,
+            Tensor* expert);  // (N, D), (E, D) f32 -> a softmax gate fused: x itself (so that
+                              // all its gradients meet in one pass), weights (N, k), balance
+                              // loss, z loss (undefined without); expert: (N, k) i32
 Var to_segments(const Var& x, const Tensor& row);  // (N, D) -> (N k, D), sorted by expert
 Var from_segments(const Var& x, const Var& weight,
                   const Tensor& row);  // (R, D), (N, k) -> (N, D), the weighted sum of choices

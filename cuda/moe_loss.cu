@@ -56,11 +56,27 @@ __global__ void __launch_bounds__(kThreads)
   counts[b * s.experts + e] = hit;
 }
 
-// One block: blocks of a (group, expert) in order, then all of them, a thread's share first.
+// loss = the mean of lse^2, by one block of kFinishThreads.
+template <class T>
+__device__ void mean_square(const T* lse, int64_t rows, double* shared, T* loss) {
+  double total = 0;
+  for (int64_t n = threadIdx.x; n < rows; n += kFinishThreads) {
+    const double v = static_cast<double>(to_float(lse[n]));
+    total += v * v;
+  }
+  total = gpu::block_sum(total, shared);
+  if (threadIdx.x == 0) {
+    loss[0] = from_float<T>(static_cast<float>(total / static_cast<double>(rows)));
+  }
+}
+
+// One block: blocks of a (group, expert) in order, then all of them, a thread's share first. With
+// lse also z = the mean of its squares.
 template <class T>
 __global__ void __launch_bounds__(kFinishThreads)
     balance_finish_kernel(const double* __restrict__ sums, const int32_t* __restrict__ counts,
-                          BalanceShape s, T* __restrict__ loss, T* __restrict__ share) {
+                          BalanceShape s, T* __restrict__ loss, T* __restrict__ share,
+                          const T* __restrict__ lse, int64_t rows, T* __restrict__ z) {
   __shared__ double shared[kWarp];
   const double size = static_cast<double>(s.group_rows);
   const double made = static_cast<double>(s.group_rows * s.counted);
@@ -84,6 +100,7 @@ __global__ void __launch_bounds__(kFinishThreads)
     total *= static_cast<double>(s.experts) / static_cast<double>(s.groups);
     loss[0] = from_float<T>(static_cast<float>(total));
   }
+  if (z) mean_square(lse, rows, shared, z);
 }
 
 template <class T>
@@ -118,15 +135,7 @@ template <class T>
 __global__ void __launch_bounds__(kFinishThreads)
     mean_square_kernel(const T* __restrict__ lse, int64_t rows, T* __restrict__ loss) {
   __shared__ double shared[kWarp];
-  double total = 0;
-  for (int64_t n = threadIdx.x; n < rows; n += kFinishThreads) {
-    const double v = static_cast<double>(to_float(lse[n]));
-    total += v * v;
-  }
-  total = gpu::block_sum(total, shared);
-  if (threadIdx.x == 0) {
-    loss[0] = from_float<T>(static_cast<float>(total / static_cast<double>(rows)));
-  }
+  mean_square(lse, rows, shared, loss);
 }
 
 template <class T>
@@ -141,10 +150,9 @@ __global__ void __launch_bounds__(kThreads)
   dlogits[i] = from_float<T>(factor * z * expf(to_float(logits[i]) - z));
 }
 
-}  // namespace
-
-void balance_loss_forward(const Tensor& p, const Tensor& expert, int64_t group_rows,
-                          bool all_choices, Tensor& loss, Tensor& share) {
+// The balance loss, and where z is defined the z-loss from lse.
+void sum_losses(const Tensor& p, const Tensor& lse, const Tensor& expert, int64_t group_rows,
+                bool all_choices, const Tensor& loss, const Tensor& share, const Tensor& z) {
   const int64_t rows = p.dim(0), experts = p.dim(1), k = expert.dim(1);
   PM_CHECK(group_rows >= 1 && rows > 0 && rows % group_rows == 0, "balance_loss: groups of ",
            group_rows, " rows do not divide ", rows, " rows");
@@ -154,15 +162,28 @@ void balance_loss_forward(const Tensor& p, const Tensor& expert, int64_t group_r
   const int64_t parts = s.groups * s.per_group * experts;
   const gpu::Scratch sums(parts * 8), counts(parts * 4);
   const dim3 grid(gpu::grid(s.groups * s.per_group, 1), gpu::grid(experts, kWarp));
-  visit_floating(p.dtype(), "balance_loss_forward", [&]<class T>() {
+  visit_floating(p.dtype(), "balance_loss", [&]<class T>() {
     balance_parts_kernel<T>
         <<<grid, kThreads, 0, gpu::stream()>>>(gpu::data<T>(p), gpu::data<int32_t>(expert), s,
                                                sums.data<double>(), counts.data<int32_t>());
     PM_LAUNCHED();
     balance_finish_kernel<T><<<1, kFinishThreads, 0, gpu::stream()>>>(
-        sums.data<double>(), counts.data<int32_t>(), s, gpu::data<T>(loss), gpu::data<T>(share));
+        sums.data<double>(), counts.data<int32_t>(), s, gpu::data<T>(loss), gpu::data<T>(share),
+        gpu::data<T>(lse), rows, gpu::data<T>(z));
     PM_LAUNCHED();
   });
+}
+
+}  // namespace
+
+void balance_loss_forward(const Tensor& p, const Tensor& expert, int64_t group_rows,
+                          bool all_choices, Tensor& loss, Tensor& share) {
+  sum_losses(p, Tensor(), expert, group_rows, all_choices, loss, share, Tensor());
+}
+
+void router_losses(const Tensor& p, const Tensor& lse, const Tensor& expert, int64_t group_rows,
+                   bool all_choices, Tensor& balance, Tensor& share, Tensor& z) {
+  sum_losses(p, lse, expert, group_rows, all_choices, balance, share, z);
 }
 
 void balance_loss_backward(const Tensor& dloss, const Tensor& share, int64_t group_rows,

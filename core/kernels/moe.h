@@ -83,6 +83,26 @@ PM_KERNEL(z_loss_forward, (const Tensor& logits, Tensor& loss, Tensor& lse))
 PM_KERNEL(z_loss_backward,
           (const Tensor& dloss, const Tensor& logits, const Tensor& lse, Tensor& dlogits))
 
+// ---- the router in one go: a softmax gate without noise, its losses, its gradients
+
+// p = softmax(x w^T), lse = log(sum_e exp(x w^T)), the k experts with the largest logits (as top_k
+// chooses) and their p. Logits are sums in f32 or wider of x and w as they are.
+//   x (N, D), w (E, D), p (N, E), lse (N), expert (N, k) i32, weight (N, k); all but x are f32, f64
+//   for an f64 x
+PM_KERNEL(router_forward, (const Tensor& x, const Tensor& w, Tensor& p, Tensor& lse, Tensor& expert,
+                           Tensor& weight))
+// balance_loss_forward of p, and z = mean_n lse[n]^2 unless undefined.   balance, z (1)
+PM_KERNEL(router_losses,
+          (const Tensor& p, const Tensor& lse, const Tensor& expert, int64_t group_rows,
+           bool all_choices, Tensor& balance, Tensor& share, Tensor& z))
+// dlogits from the gradients of weight, balance and z (undefined: zero), then dx (+)= dlogits w and
+// dw (+)= dlogits^T x; an undefined dx or dw is left out.
+//   dweight (N, k), dbalance, dz (1), share (G, E) of groups of group_rows, dx (N, D), dw (E, D)
+PM_KERNEL(router_backward,
+          (const Tensor& dweight, const Tensor& dbalance, const Tensor& dz, const Tensor& p,
+           const Tensor& lse, const Tensor& expert, const Tensor& share, int64_t group_rows,
+           const Tensor& x, const Tensor& w, bool add_dx, bool add_dw, Tensor& dx, Tensor& dw))
+
 // ---- tokens to segments and back
 
 // y[row[n, j], :] = x[n, :]; rows that no choice owns are not written.   x (N, D), y (R, D)

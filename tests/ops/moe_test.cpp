@@ -150,6 +150,54 @@ OP_TEST(z_loss, {.inputs = {normal({4, 5}, 2)},
                  .loosen = 4,
                  .why = "the square of a log-sum-exp rounded to the dtype"});
 
+// ---- the fused router
+
+// Two choices a token, losses over groups of a third of the rows.
+Tensors naive_router(const Tensors& t) {
+  const int64_t rows = t[0].dim(0), d = t[0].dim(1), experts = t[1].dim(0), k = 2;
+  const Tensor p = table(rows, experts, [&](int64_t n, int64_t e) {
+    double logit = 0;
+    for (int64_t i = 0; i < d; ++i) logit += at(t[0], n, i) * at(t[1], e, i);
+    return std::exp(logit);
+  });
+  Tensor expert({rows, k}, DType::i32);
+  double z = 0;
+  for (int64_t n = 0; n < rows; ++n) {
+    double sum = 0;
+    for (int64_t e = 0; e < experts; ++e) sum += at(p, n, e);
+    z += std::log(sum) * std::log(sum) / static_cast<double>(rows);
+    for (int64_t e = 0; e < experts; ++e) p.data<double>()[n * experts + e] /= sum;
+    for (int64_t j = 0; j < k; ++j) {
+      int64_t best = -1;
+      for (int64_t e = 0; e < experts; ++e) {
+        if (j == 1 && e == expert.data<int32_t>()[n * k]) continue;
+        if (best < 0 || at(p, n, e) > at(p, n, best)) best = e;
+      }
+      expert.data<int32_t>()[n * k + j] = static_cast<int32_t>(best);
+    }
+  }
+  const Tensor weight = table(
+      rows, k, [&](int64_t n, int64_t j) { return at(p, n, expert.data<int32_t>()[n * k + j]); });
+  return {t[0], weight, naive_balance(p, expert, rows / 3, true),
+          make({1}, [&](int64_t) { return z; })};
+}
+
+OP_TEST(router,
+        {.inputs = {normal({6, 3}), normal({5, 3})},
+         .f =
+             [](const Vars& v) {
+               Tensor expert;
+               return ops::router(
+                   v[0], wide(v[1]),
+                   {.top_k = 2, .group_rows = v[0].dim(0) / 3, .all_choices = true, .z_loss = true},
+                   &expert);
+             },
+         .expect = naive_router,
+         .also = {{normal({3, 1}), normal({2, 1})},
+                  {normal({99, 33}, 0.3), normal({7, 33}, 0.3)},
+                  {normal({129, 64}, 0.3), normal({40, 64}, 0.3)}},
+         .rounding = Rounding::products});
+
 // ---- segments
 
 // Choices by token, -1 = dropped, sorted by expert then token: where each goes, and the offsets.

@@ -1,0 +1,245 @@
+// CUDA twins of the fused router: bf16 tokens, f32 weights, products on the tensor cores.
+//
+// A product with an f32 factor becomes bf16 products whose sum is as good as f32: the factor is cut
+// into bf16 planes, w = w0 + w1 + w2 (8 bits each, 24 in all), and x w = x w0 + x w1 + x w2 with
+// f32 sums. Gradients take two planes (16 bits). f32 models, odd widths and more than 512 experts
+// take the plain kernels one after another.
+#include "core/kernels/cast.h"
+#include "core/kernels/matmul.h"
+#include "core/kernels/moe.h"
+#include "core/kernels/softmax.h"
+#include "cuda/moe_choose.cuh"
+#include "cuda/vec.cuh"
+
+namespace pyramoe::kernels::cuda {
+namespace {
+
+using gpu::Bf16;
+using gpu::kTokenLanes;
+using gpu::Scratch;
+
+constexpr int kThreads = 256;
+constexpr int kTokens = kThreads / kTokenLanes;  // tokens of a block
+
+// Scratch memory as a tensor, for kernels that are called with tensors.
+Tensor scratch_tensor(const Scratch& scratch, Shape shape, DType type, Device device) {
+  const int64_t bytes = numel(shape) * size_of(type);
+  auto storage = std::make_shared<Storage>(scratch.data<void>(), bytes, device, [] {});
+  return Tensor(std::move(storage), 0, std::move(shape), type);
+}
+
+// The first `kPlanes` bf16 planes of v: each is what rounding has left over.
+template <int kPlanes>
+__device__ __forceinline__ void cut(float v, Bf16 (&plane)[kPlanes]) {
+#pragma unroll
+  for (int i = 0; i < kPlanes; ++i) {
+    plane[i] = __float2bfloat16_rn(v);
+    v -= __bfloat162float(plane[i]);
+  }
+}
+
+// out (3, count): w0, w1, w2; or, for gradients, w0, w1, w0.
+__global__ void __launch_bounds__(kThreads)
+    cut_weights_kernel(const float* __restrict__ w, int64_t count, bool gradient,
+                       Bf16* __restrict__ out) {
+  const int64_t i = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
+  if (i >= count) return;
+  Bf16 plane[3];
+  cut(w[i], plane);
+  out[i] = plane[0];
+  out[count + i] = plane[1];
+  out[2 * count + i] = gradient ? plane[0] : plane[2];
+}
+
+// logits[n, e] = sum over planes of parts[n, plane * E + e], then everything that follows from
+// them.
+template <int kPer>
+__global__ void __launch_bounds__(kThreads)
+    choose_kernel(const float* __restrict__ parts, int64_t rows, gpu::ChoiceRows out) {
+  const int64_t n = blockIdx.x * static_cast<int64_t>(kTokens) + threadIdx.x / kTokenLanes;
+  const bool real = n < rows;
+  const int lane = static_cast<int>(threadIdx.x % kTokenLanes);
+  float logit[kPer];
+#pragma unroll
+  for (int u = 0; u < kPer; ++u) {
+    const int e = u * kTokenLanes + lane;
+    logit[u] = -INFINITY;
+    if (!real || e >= out.experts) continue;
+    const float* at = parts + n * 3 * out.experts + e;
+    logit[u] = at[0] + (at[out.experts] + at[2 * out.experts]);
+  }
+  gpu::choose(logit, out, n, real);
+}
+
+struct LossGrads {
+  const float *dweight, *dbalance, *dz;  // null: zero
+  const float *p, *lse, *share;
+  const int32_t* expert;
+  int64_t rows, experts, k, group_rows;
+};
+
+// dlogits[n, e] = p (dp - sum_e p dp + dz 2 / N lse), dp from the choices and the balance loss.
+// Into f32, or into planes: for dx (N, 3 E) hi, hi, lo; for dw (N, 2 E) hi, lo.
+__global__ void __launch_bounds__(kThreads)
+    dlogits_kernel(LossGrads g, float* __restrict__ wide, Bf16* __restrict__ for_dx,
+                   Bf16* __restrict__ for_dw) {
+  const int64_t n = blockIdx.x * static_cast<int64_t>(kTokens) + threadIdx.x / kTokenLanes;
+  const bool real = n < g.rows;
+  const int64_t lane = threadIdx.x % kTokenLanes, last = real ? g.experts : 0;
+  const float balance =
+      g.dbalance ? g.dbalance[0] * static_cast<float>(g.experts) / static_cast<float>(g.rows)
+                 : 0.0f;
+  const float* p = g.p + n * g.experts;
+  const float* share = g.dbalance && real ? g.share + n / g.group_rows * g.experts : nullptr;
+  const auto dp = [&](int64_t e) {
+    float sum = 0;
+    for (int64_t j = n * g.k; g.dweight && j < (n + 1) * g.k; ++j) {
+      if (g.expert[j] == e) sum += g.dweight[j];
+    }
+    return share ? sum + balance * share[e] : sum;
+  };
+  float pull = 0;
+  for (int64_t e = lane; e < last; e += kTokenLanes) pull += p[e] * dp(e);
+  pull = gpu::token_sum(pull);
+  if (g.dz && real) pull -= 2 * g.dz[0] / static_cast<float>(g.rows) * g.lse[n];
+  for (int64_t e = lane; e < last; e += kTokenLanes) {
+    const float d = p[e] * (dp(e) - pull);
+    if (wide) wide[n * g.experts + e] = d;
+    Bf16 plane[2];
+    cut(d, plane);
+    if (for_dx) {
+      Bf16* row = for_dx + n * 3 * g.experts + e;
+      row[0] = row[g.experts] = plane[0];
+      row[2 * g.experts] = plane[1];
+    }
+    if (for_dw) {
+      for_dw[n * 2 * g.experts + e] = plane[0];
+      for_dw[n * 2 * g.experts + g.experts + e] = plane[1];
+    }
+  }
+}
+
+// dw (+)= hi + lo.   parts (2, count)
+__global__ void __launch_bounds__(kThreads)
+    add_planes_kernel(const float* __restrict__ parts, int64_t count, bool add, float* dw) {
+  const int64_t i = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
+  if (i < count) dw[i] = (add ? dw[i] : 0.0f) + (parts[i] + parts[count + i]);
+}
+
+void check_router(const Tensor& x, const Tensor& w, const Tensor& p) {
+  PM_CHECK(x.dim(1) == w.dim(1) && p.shape() == (Shape{x.dim(0), w.dim(0)}), "router: x ",
+           to_string(x.shape()), ", w ", to_string(w.shape()), ", p ", to_string(p.shape()));
+  PM_CHECK(w.dtype() == DType::f32 && p.dtype() == DType::f32, "router: x is ",
+           to_string(x.dtype()), ", expected w and p in f32, came ", to_string(w.dtype()), " and ",
+           to_string(p.dtype()));
+}
+
+void cut_weights(const Tensor& w, bool gradient, const Scratch& planes) {
+  cut_weights_kernel<<<gpu::grid(w.numel(), kThreads), kThreads, 0, gpu::stream()>>>(
+      gpu::data<float>(w), w.numel(), gradient, planes.data<Bf16>());
+  PM_LAUNCHED();
+}
+
+// The plain kernels, one after another.
+void plain_router(const Tensor& x, const Tensor& w, Tensor& p, Tensor& lse, Tensor& expert,
+                  Tensor& weight) {
+  const bool narrow = x.dtype() != DType::f32;
+  const Scratch wide_x(narrow ? x.numel() * 4 : 0), sums(p.numel() * 4), one(4);
+  Tensor in = x;
+  if (narrow) {
+    in = scratch_tensor(wide_x, x.shape(), DType::f32, x.device());
+    cast(x, in);
+  }
+  Tensor logits = scratch_tensor(sums, p.shape(), DType::f32, x.device());
+  Tensor unused = scratch_tensor(one, {1}, DType::f32, x.device());
+  linear_forward(in, w, Tensor(), logits);
+  softmax_forward(logits, p);
+  z_loss_forward(logits, unused, lse);
+  top_k(logits, Tensor(), expert);
+  take_forward(p, expert, weight);
+}
+
+}  // namespace
+
+void router_forward(const Tensor& x, const Tensor& w, Tensor& p, Tensor& lse, Tensor& expert,
+                    Tensor& weight) {
+  check_router(x, w, p);
+  const int64_t rows = x.dim(0), experts = w.dim(0), d = x.dim(1), k = expert.dim(1);
+  PM_CHECK(k >= 1 && k <= experts, "router: ", k, " choices among ", experts, " experts");
+  if (rows == 0) return;
+  if (x.dtype() != DType::bf16 || experts > gpu::kMostChooseExperts || d % 8 != 0) {
+    plain_router(x, w, p, lse, expert, weight);
+    return;
+  }
+  const Scratch planes(3 * w.numel() * 2), sums(rows * 3 * experts * 4);
+  cut_weights(w, false, planes);
+  Tensor parts = scratch_tensor(sums, {rows, 3 * experts}, DType::f32, x.device());
+  matmul(x, false, scratch_tensor(planes, {3 * experts, d}, DType::bf16, x.device()), true, false,
+         parts);
+  const gpu::ChoiceRows out{gpu::data<float>(p),        gpu::data<float>(lse),
+                            gpu::data<int32_t>(expert), gpu::data<float>(weight),
+                            static_cast<int>(experts),  static_cast<int>(k)};
+  const auto launch = [&](auto* kernel) {
+    kernel<<<gpu::grid(rows, kTokens), kThreads, 0, gpu::stream()>>>(sums.data<float>(), rows, out);
+    PM_LAUNCHED();
+  };
+  if (experts <= 32) {
+    launch(&choose_kernel<4>);
+  } else if (experts <= 128) {
+    launch(&choose_kernel<16>);
+  } else {
+    launch(&choose_kernel<64>);
+  }
+}
+
+void router_backward(const Tensor& dweight, const Tensor& dbalance, const Tensor& dz,
+                     const Tensor& p, const Tensor& lse, const Tensor& expert, const Tensor& share,
+                     int64_t group_rows, const Tensor& x, const Tensor& w, bool add_dx, bool add_dw,
+                     Tensor& dx, Tensor& dw) {
+  check_router(x, w, p);
+  const int64_t rows = x.dim(0), experts = w.dim(0), d = x.dim(1);
+  const Device device = x.device();
+  const LossGrads g{gpu::data<float>(dweight),
+                    gpu::data<float>(dbalance),
+                    gpu::data<float>(dz),
+                    gpu::data<float>(p),
+                    gpu::data<float>(lse),
+                    gpu::data<float>(share),
+                    gpu::data<int32_t>(expert),
+                    rows,
+                    experts,
+                    expert.dim(1),
+                    group_rows};
+  const bool planes = x.dtype() == DType::bf16;
+  const Scratch wide(planes ? 0 : p.numel() * 4), dx_planes(planes ? p.numel() * 6 : 0),
+      dw_planes(planes ? p.numel() * 4 : 0);
+  if (rows > 0) {
+    dlogits_kernel<<<gpu::grid(rows, kTokens), kThreads, 0, gpu::stream()>>>(
+        g, planes ? nullptr : wide.data<float>(),
+        planes && dx.defined() ? dx_planes.data<Bf16>() : nullptr,
+        planes && dw.defined() ? dw_planes.data<Bf16>() : nullptr);
+    PM_LAUNCHED();
+  }
+  if (!planes) {
+    const Tensor dlogits = scratch_tensor(wide, p.shape(), DType::f32, device);
+    if (dx.defined()) matmul(dlogits, false, w, false, add_dx, dx);
+    if (dw.defined()) matmul(dlogits, true, x, false, add_dw, dw);
+    return;
+  }
+  if (dx.defined()) {
+    const Scratch w_planes(3 * w.numel() * 2);
+    cut_weights(w, true, w_planes);
+    matmul(scratch_tensor(dx_planes, {rows, 3 * experts}, DType::bf16, device), false,
+           scratch_tensor(w_planes, {3 * experts, d}, DType::bf16, device), false, add_dx, dx);
+  }
+  if (!dw.defined()) return;
+  const Scratch sums(2 * w.numel() * 4);
+  Tensor parts = scratch_tensor(sums, {2 * experts, d}, DType::f32, device);
+  matmul(scratch_tensor(dw_planes, {rows, 2 * experts}, DType::bf16, device), true, x, false, false,
+         parts);
+  add_planes_kernel<<<gpu::grid(w.numel(), kThreads), kThreads, 0, gpu::stream()>>>(
+      sums.data<float>(), w.numel(), add_dw, gpu::data<float>(dw));
+  PM_LAUNCHED();
+}
+
+}  // namespace pyramoe::kernels::cuda
