@@ -24,6 +24,7 @@ Router::Router(const ModelConfig& config, const LayerPlan& plan, const nn::Build
                                          : Noise::none),
       renormalize_(config.renormalize),
       force_balance_(config.force_balance),
+      softmax_gate_(config.gate == "softmax"),
       balance_{config.balance_loss == "all", config.z_coef > 0} {
   PM_CHECK(top_k_ >= 1 && top_k_ <= experts_, "Router: ", top_k_, " choices among ", experts_,
            " experts");
@@ -39,22 +40,46 @@ Router::Router(const ModelConfig& config, const LayerPlan& plan, const nn::Build
 Routing Router::route(const Var& x, const nn::Context& context) const {
   PM_CHECK(x.dim(0) == context.batch * context.length, "Router: ", x.dim(0), " tokens, but ",
            context.batch, " sequences of ", context.length);
-  const Var z = logits(x, context);  // (N, E)
-  const Choice choice = choose(z, context);
-  const Var score = ops::take(choice.score, choice.expert);  // (N, k)
-  const Tensor kept = keep(choice, score.value(), context);  // (N, k) or undefined
-  const Device device = x.value().device();
   Routing r;
-  r.expert = choice.expert;
-  r.row = Tensor(choice.expert.shape(), DType::i32, device);
+  const Var score = fuses(x, context) ? score_fused(x, context, r) : score_plain(x, context, r);
+  const Tensor kept = keep(r.expert, score.value(), context);  // (N, k) or undefined
+  const Device device = x.value().device();
+  r.row = Tensor(r.expert.shape(), DType::i32, device);
   r.offsets = Tensor({experts_ + 1}, DType::i32, device);
   r.load = Tensor({experts_}, DType::i32, device);
-  kernels::assign_rows(choice.expert, kept, r.row, r.offsets, r.load);
+  kernels::assign_rows(r.expert, kept, r.row, r.offsets, r.load);
   r.weight = kept.defined() || renormalize_ ? ops::keep_weights(score, r.row, renormalize_) : score;
+  return r;
+}
+
+// The fused op knows one gate and no noise; it pays on a GPU, where each small kernel is a launch.
+bool Router::fuses(const Var& x, const nn::Context& context) const {
+  const bool noisy = context.training && noise_ != Noise::none;
+  return fused_ && softmax_gate_ && !noisy && !force_balance_ && x.dim(0) > 0 &&
+         x.value().device().type == DeviceType::cuda && weight_.dtype() == DType::f32;
+}
+
+Var Router::score_fused(const Var& x, const nn::Context& context, Routing& r) const {
+  const int64_t rows = context.training ? group_rows(group_, context) : 0;
+  const Vars y = ops::router(
+      x, weight_, {top_k_, rows, balance_.all_choices, context.training && balance_.z_loss},
+      &r.expert);
+  r.x = y[0];
+  r.balance_loss = y[2];
+  r.z_loss = y[3];
+  return y[1];
+}
+
+// Op by op: any gate, any noise, any device; what the fused op is checked against.
+Var Router::score_plain(const Var& x, const nn::Context& context, Routing& r) const {
+  const Var z = logits(x, context);  // (N, E)
+  const Choice choice = choose(z, context);
+  r.x = x;
+  r.expert = choice.expert;
   if (context.training) {
     add_balance_losses(balance_, z, choice, group_rows(group_, context), r);
   }
-  return r;
+  return ops::take(choice.score, choice.expert);  // (N, k)
 }
 
 // Jitter touches what the gate sees, never what the experts see.
@@ -80,13 +105,13 @@ Choice Router::choose(const Var& logits, const nn::Context& context) const {
 }
 
 // Who keeps a place; undefined = everybody.
-Tensor Router::keep(const Choice& choice, const Tensor& weight, const nn::Context& context) const {
+Tensor Router::keep(const Tensor& expert, const Tensor& weight, const nn::Context& context) const {
   if (!context.training || capacity_factor_ <= 0) return {};
   const int64_t rows = group_rows(group_, context);
   const int64_t capacity = expert_capacity(rows, experts_, top_k_, capacity_factor_, min_capacity_);
   if (capacity >= rows) return {};
-  Tensor kept(choice.expert.shape(), DType::u8, choice.expert.device());
-  kernels::keep_within_capacity(choice.expert, weight, experts_, rows, capacity, drop_by_,
+  Tensor kept(expert.shape(), DType::u8, expert.device());
+  kernels::keep_within_capacity(expert, weight, experts_, rows, capacity, drop_by_,
                                 context.key(RngPurpose::token_selection), context.first_token(),
                                 kept);
   return kept;

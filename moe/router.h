@@ -24,11 +24,17 @@ class Router : public nn::Module {
   // micro-batches and ranks summed.   load (E) i64
   void update_bias(const Tensor& load) const;
   int64_t experts() const { return experts_; }
+  // Whether the fused op may be used; without it routing goes op by op.
+  void allow_fused(bool yes) { fused_ = yes; }
 
  private:
   Var logits(const Var& x, const nn::Context& context) const;
   Choice choose(const Var& logits, const nn::Context& context) const;
-  Tensor keep(const Choice& choice, const Tensor& weight, const nn::Context& context) const;
+  Tensor keep(const Tensor& expert, const Tensor& weight, const nn::Context& context) const;
+  // Both fill the Routing's x, expert and losses, and return the scores of the choices, (N, k).
+  bool fuses(const Var& x, const nn::Context& context) const;
+  Var score_fused(const Var& x, const nn::Context& context, Routing& r) const;
+  Var score_plain(const Var& x, const nn::Context& context, Routing& r) const;
 
   enum class Noise { none, jitter, rsample };
   std::unique_ptr<Gate> gate_;
@@ -36,7 +42,7 @@ class Router : public nn::Module {
   double capacity_factor_, jitter_, bias_rate_;
   kernels::DropBy drop_by_;
   Noise noise_;
-  bool renormalize_, force_balance_;
+  bool renormalize_, force_balance_, softmax_gate_, fused_ = true;
   BalanceOptions balance_;
   Var weight_, bias_;
 };

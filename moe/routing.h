@@ -16,11 +16,12 @@ struct Choice {
 };
 
 struct Routing {
-  Tensor expert;     // (N, k) i32
-  Tensor row;        // (N, k) i32: segment row, -1 = dropped
-  Var weight;        // (N, k) f32 or f64: what multiplies the expert's output, 0 where dropped
-  Tensor offsets;    // (E + 1) i32: expert e owns rows [offsets[e], offsets[e + 1])
-  Tensor load;       // (E) i32: choices per expert, before drops
+  Var x;           // (N, D): the tokens to send (the fused router adds their gradients to its own)
+  Tensor expert;   // (N, k) i32
+  Tensor row;      // (N, k) i32: segment row, -1 = dropped
+  Var weight;      // (N, k) f32 or f64: what multiplies the expert's output, 0 where dropped
+  Tensor offsets;  // (E + 1) i32: expert e owns rows [offsets[e], offsets[e + 1])
+  Tensor load;     // (E) i32: choices per expert, before drops
   Var balance_loss;  // (1), undefined in evaluation
   Var z_loss;        // (1), undefined in evaluation and when moe.z_coef = 0
 
