@@ -66,6 +66,13 @@ __device__ __forceinline__ void bulk_load(void* to, const void* from, int bytes,
       : "memory");
 }
 
+// 2^x by the one instruction there is for it (exp2f adds three around it, for subnormal results).
+__device__ __forceinline__ float power_of_two(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // ---- products
 
 // d (64 rows of a, kRowsB columns) = a bᵀ.   a: 64 rows of a tile of kRowsA; b: a tile of kRowsB

@@ -100,10 +100,10 @@ __device__ __forceinline__ void turned_probabilities(float (&s)[kQueries / 2], c
 #pragma unroll
   for (int j = 0; j < kQueries / 8; ++j) {
     const float2 l = *reinterpret_cast<const float2*>(lse2 + 8 * j + column);
-    s[4 * j] = exp2f(fmaf(s[4 * j], scale, -l.x));
-    s[4 * j + 1] = exp2f(fmaf(s[4 * j + 1], scale, -l.y));
-    s[4 * j + 2] = exp2f(fmaf(s[4 * j + 2], scale, -l.x));
-    s[4 * j + 3] = exp2f(fmaf(s[4 * j + 3], scale, -l.y));
+    s[4 * j] = power_of_two(fmaf(s[4 * j], scale, -l.x));
+    s[4 * j + 1] = power_of_two(fmaf(s[4 * j + 1], scale, -l.y));
+    s[4 * j + 2] = power_of_two(fmaf(s[4 * j + 2], scale, -l.x));
+    s[4 * j + 3] = power_of_two(fmaf(s[4 * j + 3], scale, -l.y));
   }
   if (first_seen + 8 <= 0) return;
 #pragma unroll
@@ -304,7 +304,7 @@ __device__ __forceinline__ void compute_queries(QueriesShared<kDim>& m, const CU
       if (done >= 0) release(&m.k_empty[done]);
       done = stage;
 #pragma unroll
-      for (int i = 0; i < kKeys / 2; ++i) s[i] = exp2f(fmaf(s[i], scale, -lse2[i / 2 % 2]));
+      for (int i = 0; i < kKeys / 2; ++i) s[i] = power_of_two(fmaf(s[i], scale, -lse2[i / 2 % 2]));
       if (k0 + kKeys > tile * kTileRows + group * kGroupRows) {  // the diagonal is near
 #pragma unroll
         for (int i = 0; i < kKeys / 2; ++i) {

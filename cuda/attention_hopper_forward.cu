@@ -72,7 +72,7 @@ struct Softmax {
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
       if (!first) top = fmaxf(top, largest[r]);
-      shrink[r] = first ? 0.0f : exp2f((largest[r] - top) * scale);
+      shrink[r] = first ? 0.0f : power_of_two((largest[r] - top) * scale);
       largest[r] = top;
       const float base = top * scale;
       float total[2] = {};
@@ -81,7 +81,7 @@ struct Softmax {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& x = s[4 * j + 2 * r + i];
-          x = exp2f(fmaf(x, scale, -base));
+          x = power_of_two(fmaf(x, scale, -base));
           total[i] += x;
         }
       }
