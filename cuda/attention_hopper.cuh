@@ -78,11 +78,13 @@ __device__ __forceinline__ float power_of_two(float x) {
 // d (64 rows of a, kRowsB columns) = a bᵀ.   a: 64 rows of a tile of kRowsA; b: a tile of kRowsB
 template <int kDim, int kRowsA, int kRowsB>
 __device__ __forceinline__ void product_abt(float (&d)[kRowsB / 2], uint32_t a, uint32_t b) {
+  const uint64_t left = hop::tile_descriptor<hop::Major::k>(a);
+  const uint64_t right = hop::tile_descriptor<hop::Major::k>(b);
 #pragma unroll
-  for (int k = 0; k < kDim / 16; ++k) {
+  for (int k = 0; k < kDim / 16; ++k) {  // a descriptor counts its address in units of 16 bytes
     const int slab = k / 4, step = k % 4 * 32;
-    hop::wgmma(d, hop::tile_descriptor<hop::Major::k>(a + slab * kSlabBytes<kRowsA> + step),
-               hop::tile_descriptor<hop::Major::k>(b + slab * kSlabBytes<kRowsB> + step), k > 0);
+    hop::wgmma(d, left + (slab * kSlabBytes<kRowsA> + step) / 16,
+               right + (slab * kSlabBytes<kRowsB> + step) / 16, k > 0);
   }
 }
 
@@ -103,11 +105,10 @@ __device__ __forceinline__ void to_left(Left<kRows>& left, const float (&p)[kRow
 template <int kDim, int kRows>
 __device__ __forceinline__ void add_product(float (&d)[kDim / 2], const Left<kRows>& p, uint32_t b,
                                             int add) {
+  const uint64_t right = hop::tile_descriptor<hop::Major::mn>(b, kSlabBytes<kRows>);
 #pragma unroll
   for (int k = 0; k < kRows / 16; ++k) {
-    const uint64_t right =
-        hop::tile_descriptor<hop::Major::mn>(b + k * 16 * 128, kSlabBytes<kRows>);
-    hop::wgmma<hop::Major::mn>(d, p[k], right, k > 0 ? 1 : add);
+    hop::wgmma<hop::Major::mn>(d, p[k], right + k * 16 * 128 / 16, k > 0 ? 1 : add);
   }
 }
 
