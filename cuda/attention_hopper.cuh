@@ -24,6 +24,8 @@ constexpr int kGroupRows = 64;      // rows of a tile that a warpgroup computes
 constexpr int kHopperThreads = 3 * kGroupThreads;
 constexpr int kConsumerWarps = 8;
 constexpr int kTileRows = 2 * kGroupRows;  // rows of the tile at rest
+// Named barriers: 1, 2 turns of the warpgroups; 3, 4 their staging.
+constexpr int kTurnBarrier = 1, kStagingBarrier = 3;
 constexpr float kLog2e = 1.4426950408889634f;
 
 template <int kRows, int kDim>
@@ -110,6 +112,12 @@ __device__ __forceinline__ void add_product(float (&d)[kDim / 2], const Left<kRo
   for (int k = 0; k < kRows / 16; ++k) {
     hop::wgmma<hop::Major::mn>(d, p[k], right + k * 16 * 128 / 16, k > 0 ? 1 : add);
   }
+}
+
+// The two bf16 of a pair. dS takes P as it was rounded for dV: its fp32 form need not be kept.
+__device__ __forceinline__ float low_half(uint32_t pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float high_half(uint32_t pair) {
+  return __uint_as_float(pair & 0xffff0000u);
 }
 
 // ---- the order of work

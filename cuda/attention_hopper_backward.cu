@@ -13,7 +13,6 @@
 namespace pyramoe::gpu::attention {
 namespace {
 
-constexpr int kStagingBarrier = 1;
 constexpr int kPad = kTileRows;  // lse and delta are padded to whole tiles
 
 struct BackwardArgs {
@@ -113,12 +112,6 @@ __device__ __forceinline__ void turned_probabilities(float (&s)[kQueries / 2], c
       if (8 * j + column + i % 2 < first_seen + i / 2 * 8) s[4 * j + i] = 0;
     }
   }
-}
-
-// The two bf16 of a pair. dS takes P as it was rounded for dV: its fp32 form need not be kept.
-__device__ __forceinline__ float low_half(uint32_t pair) { return __uint_as_float(pair << 16); }
-__device__ __forceinline__ float high_half(uint32_t pair) {
-  return __uint_as_float(pair & 0xffff0000u);
 }
 
 template <int kDim>

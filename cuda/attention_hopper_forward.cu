@@ -11,8 +11,6 @@ namespace pyramoe::gpu::attention {
 namespace {
 
 constexpr int kKeys = 128;  // keys of a tile
-// Named barriers: 1, 2 turns of the warpgroups; 3, 4 their staging.
-constexpr int kTurnBarrier = 1, kStagingBarrier = 3;
 
 template <int kDim>
 struct ForwardShared {
@@ -56,17 +54,18 @@ __device__ __forceinline__ void load_forward(ForwardShared<kDim>& m, const CUten
 }
 
 // The running softmax of a thread's two rows. Sums are the thread's own until the end.
+template <int kColumns>
 struct Softmax {
   float largest[2], sum[2];
 
   // Scores to probabilities; returns in `shrink` what earlier sums are to be multiplied with.
-  __device__ __forceinline__ void step(float (&s)[kKeys / 2], float scale, bool first,
+  __device__ __forceinline__ void step(float (&s)[kColumns / 2], float scale, bool first,
                                        float (&shrink)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       float top = s[2 * r];
 #pragma unroll
-      for (int j = 0; j < kKeys / 8; ++j) {
+      for (int j = 0; j < kColumns / 8; ++j) {
         top = fmaxf(top, fmaxf(s[4 * j + 2 * r], s[4 * j + 2 * r + 1]));
       }
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
@@ -77,7 +76,7 @@ struct Softmax {
       const float base = top * scale;
       float total[2] = {};
 #pragma unroll
-      for (int j = 0; j < kKeys / 8; ++j) {
+      for (int j = 0; j < kColumns / 8; ++j) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& x = s[4 * j + 2 * r + i];
@@ -96,9 +95,10 @@ struct Softmax {
 };
 
 // Keys behind the query, on the diagonal: row and column count from the tile's corner.
-__device__ __forceinline__ void mask(float (&s)[kKeys / 2], int row, int column) {
+template <int kColumns>
+__device__ __forceinline__ void mask(float (&s)[kColumns / 2], int row, int column) {
 #pragma unroll
-  for (int j = 0; j < kKeys / 8; ++j) {
+  for (int j = 0; j < kColumns / 8; ++j) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if (8 * j + column + i % 2 > row + i / 2 * 8) s[4 * j + i] = -INFINITY;
@@ -124,7 +124,7 @@ __device__ __forceinline__ void compute_forward(ForwardShared<kDim>& m, const CU
   for_tiles(a.order, [&](int tile, int head) {
     float s[kKeys / 2], o[kDim / 2] = {}, shrink[2];
     Left<kKeys> p;
-    Softmax softmax;
+    Softmax<kKeys> softmax;
     hop::barrier_wait(&m.q_full, q_parity);
     q_parity ^= 1;
     hop::barrier_wait(&m.k_full[k_ring.stage], k_ring.parity);
@@ -137,7 +137,7 @@ __device__ __forceinline__ void compute_forward(ForwardShared<kDim>& m, const CU
     hop::wgmma_touch(s);
     release(&m.k_empty[k_ring.stage]);
     k_ring.next();
-    mask(s, row, lane % 4 * 2);
+    mask<kKeys>(s, row, lane % 4 * 2);
     softmax.step(s, scale, true, shrink);
     to_left<kKeys>(p, s);
     for (int j = tile - 1; j >= 0; --j) {
