@@ -8,7 +8,7 @@
 #include "core/kernels/matmul.h"
 #include "core/kernels/moe.h"
 #include "core/kernels/softmax.h"
-#include "cuda/moe_choose.cuh"
+#include "cuda/moe_router.h"
 #include "cuda/vec.cuh"
 
 namespace pyramoe::kernels::cuda {
@@ -49,26 +49,6 @@ __global__ void __launch_bounds__(kThreads)
   out[i] = plane[0];
   out[count + i] = plane[1];
   out[2 * count + i] = gradient ? plane[0] : plane[2];
-}
-
-// logits[n, e] = sum over planes of parts[n, plane * E + e], then everything that follows from
-// them.
-template <int kPer>
-__global__ void __launch_bounds__(kThreads)
-    choose_kernel(const float* __restrict__ parts, int64_t rows, gpu::ChoiceRows out) {
-  const int64_t n = blockIdx.x * static_cast<int64_t>(kTokens) + threadIdx.x / kTokenLanes;
-  const bool real = n < rows;
-  const int lane = static_cast<int>(threadIdx.x % kTokenLanes);
-  float logit[kPer];
-#pragma unroll
-  for (int u = 0; u < kPer; ++u) {
-    const int e = u * kTokenLanes + lane;
-    logit[u] = -INFINITY;
-    if (!real || e >= out.experts) continue;
-    const float* at = parts + n * 3 * out.experts + e;
-    logit[u] = at[0] + (at[out.experts] + at[2 * out.experts]);
-  }
-  gpu::choose(logit, out, n, real);
 }
 
 struct LossGrads {
@@ -167,29 +147,16 @@ void router_forward(const Tensor& x, const Tensor& w, Tensor& p, Tensor& lse, Te
   const int64_t rows = x.dim(0), experts = w.dim(0), d = x.dim(1), k = expert.dim(1);
   PM_CHECK(k >= 1 && k <= experts, "router: ", k, " choices among ", experts, " experts");
   if (rows == 0) return;
-  if (x.dtype() != DType::bf16 || experts > gpu::kMostChooseExperts || d % 8 != 0) {
+  const bool aligned = d % 8 == 0 && gpu::rows_aligned(gpu::data<Bf16>(x), d);
+  if (x.dtype() != DType::bf16 || experts > gpu::kMostChooseExperts || !aligned) {
     plain_router(x, w, p, lse, expert, weight);
     return;
   }
-  const Scratch planes(3 * w.numel() * 2), sums(rows * 3 * experts * 4);
+  const Scratch planes(3 * w.numel() * 2);
   cut_weights(w, false, planes);
-  Tensor parts = scratch_tensor(sums, {rows, 3 * experts}, DType::f32, x.device());
-  matmul(x, false, scratch_tensor(planes, {3 * experts, d}, DType::bf16, x.device()), true, false,
-         parts);
-  const gpu::ChoiceRows out{gpu::data<float>(p),        gpu::data<float>(lse),
-                            gpu::data<int32_t>(expert), gpu::data<float>(weight),
-                            static_cast<int>(experts),  static_cast<int>(k)};
-  const auto launch = [&](auto* kernel) {
-    kernel<<<gpu::grid(rows, kTokens), kThreads, 0, gpu::stream()>>>(sums.data<float>(), rows, out);
-    PM_LAUNCHED();
-  };
-  if (experts <= 32) {
-    launch(&choose_kernel<4>);
-  } else if (experts <= 128) {
-    launch(&choose_kernel<16>);
-  } else {
-    launch(&choose_kernel<64>);
-  }
+  gpu::router_tiles(gpu::data<Bf16>(x), planes.data<Bf16>(), rows, d,
+                    {gpu::data<float>(p), gpu::data<float>(lse), gpu::data<int32_t>(expert),
+                     gpu::data<float>(weight), static_cast<int>(experts), static_cast<int>(k)});
 }
 
 void router_backward(const Tensor& dweight, const Tensor& dbalance, const Tensor& dz,

@@ -1,0 +1,209 @@
+// The fused router's forward kernel: a block takes 128 tokens from features to choices.
+//
+// Tokens and the three weight planes stream through shared memory, four stages deep, by 16-byte
+// asynchronous copies; mma.sync multiplies a stage while the next ones arrive. The tensor cores
+// truncate when they add, so the sums of 32 features leave them and are added in f32 by the FMA
+// units: logits are as good as an f32 product's, and a token's do not depend on its neighbours.
+// The logits of the tile then pass through p (written and read by this block alone, so from the
+// cache), and eight lanes a token make probabilities and choices of them: no launch in between.
+#include "cuda/launch.cuh"
+#include "cuda/moe_router.h"
+
+namespace pyramoe::gpu {
+namespace {
+
+constexpr int kThreads = 256;  // eight warps: four of 32 tokens, times two halves of the experts
+constexpr int kRows = 128;     // tokens of a block
+constexpr int kDepth = 32;     // features of a stage
+constexpr int kStages = 4;
+constexpr int kPlanes = 3;
+constexpr int kStride = kDepth + 8;  // 16 bytes of padding: eight rows of an ldmatrix in all banks
+constexpr int kRowStep = kThreads / (kDepth / 8);  // rows that the block copies at once
+
+template <int kWidth>
+constexpr int kStageElements = (kRows + kPlanes * kWidth) * kStride;
+template <int kWidth>
+constexpr int kSharedBytes = kStages* kStageElements<kWidth>* static_cast<int>(sizeof(Bf16));
+
+// 16 bytes to shared memory; zeros where `real` is not set.
+__device__ __forceinline__ void copy_async(Bf16* to, const Bf16* from, bool real) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(to))),
+               "l"(from), "r"(real ? 16 : 0)
+               : "memory");
+}
+__device__ __forceinline__ void close_stage() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+template <int kOpen>
+__device__ __forceinline__ void wait_stages() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kOpen) : "memory");
+}
+__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], const Bf16* at) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(at)))
+               : "memory");
+}
+__device__ __forceinline__ void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
+                                             uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+struct Task {
+  const Bf16 *x, *planes;
+  int64_t rows, d;
+};
+
+// Features [k, k + 32) of the block's tokens and of experts [e0, e0 + kWidth) in all planes.
+template <int kWidth>
+__device__ __forceinline__ void load_stage(const Task& t, Bf16* stage, int64_t n0, int e0,
+                                           int64_t k, int experts) {
+  const int first = static_cast<int>(threadIdx.x) / (kDepth / 8);
+  const int c = static_cast<int>(threadIdx.x) % (kDepth / 8) * 8;
+  const bool inside = k + c < t.d;
+#pragma unroll
+  for (int r = first; r < kRows; r += kRowStep) {
+    const bool real = inside && n0 + r < t.rows;
+    copy_async(stage + r * kStride + c, real ? t.x + (n0 + r) * t.d + k + c : t.x, real);
+  }
+#pragma unroll
+  for (int r = first; r < kPlanes * kWidth; r += kRowStep) {
+    const int plane = r / kWidth, e = e0 + r % kWidth;
+    const bool real = inside && e < experts;
+    const int64_t row = static_cast<int64_t>(plane) * experts + e;
+    copy_async(stage + (kRows + r) * kStride + c, real ? t.planes + row * t.d + k + c : t.planes,
+               real);
+  }
+}
+
+// Two bands of 16 tokens, kGroups groups of 8 experts: a lane holds experts 2 (lane % 4) + {0, 1}
+// of tokens lane / 4 and lane / 4 + 8 of each.
+template <int kGroups>
+using Sums = float[2][kGroups][4];
+
+// sums += the products of one stage.
+template <int kWidth>
+__device__ __forceinline__ void add_stage(const Bf16* stage, int tokens, int columns,
+                                          Sums<kWidth / 16>& sums) {
+  const int lane = static_cast<int>(threadIdx.x % kWarp), r = lane % 8, m = lane / 8;
+  Sums<kWidth / 16> part = {};
+#pragma unroll
+  for (int k = 0; k < kDepth; k += 16) {
+    uint32_t a[2][4];
+#pragma unroll
+    for (int band = 0; band < 2; ++band) {
+      load_matrices(a[band],
+                    stage + (tokens + band * 16 + m % 2 * 8 + r) * kStride + k + m / 2 * 8);
+    }
+#pragma unroll
+    for (int plane = kPlanes - 1; plane >= 0; --plane) {  // the small ones first
+#pragma unroll
+      for (int n = 0; n < kWidth / 2; n += 16) {
+        uint32_t b[4];  // experts n..n+7 at k, k+8; experts n+8..n+15 at k, k+8
+        const int row = kRows + plane * kWidth + columns + n + m / 2 * 8 + r;
+        load_matrices(b, stage + row * kStride + k + m % 2 * 8);
+#pragma unroll
+        for (int band = 0; band < 2; ++band) {
+          multiply_add(part[band][n / 8], a[band], b[0], b[1]);
+          multiply_add(part[band][n / 8 + 1], a[band], b[2], b[3]);
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int band = 0; band < 2; ++band) {
+#pragma unroll
+    for (int g = 0; g < kWidth / 16; ++g) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[band][g][i] += part[band][g][i];
+    }
+  }
+}
+
+// Logits of the block's tokens with experts [e0, e0 + kWidth), into out.p.
+template <int kWidth>
+__device__ __forceinline__ void logits_tile(const Task& t, Bf16* shared, int64_t n0, int e0,
+                                            const ChoiceRows& out) {
+  const int warp = static_cast<int>(threadIdx.x / kWarp),
+            lane = static_cast<int>(threadIdx.x % kWarp);
+  const int tokens = warp % 4 * 32, columns = warp / 4 * (kWidth / 2);
+  const int64_t depths = (t.d + kDepth - 1) / kDepth;
+  const auto stage = [&](int64_t i) { return shared + i % kStages * kStageElements<kWidth>; };
+  Sums<kWidth / 16> sums = {};
+  for (int64_t i = 0; i < kStages - 1; ++i) {
+    if (i < depths) load_stage<kWidth>(t, stage(i), n0, e0, i * kDepth, out.experts);
+    close_stage();
+  }
+  for (int64_t i = 0; i < depths; ++i) {
+    wait_stages<kStages - 2>();
+    __syncthreads();  // stage i is there for all, and nobody reads stage i - 1 any more
+    const int64_t next = i + kStages - 1;
+    if (next < depths) load_stage<kWidth>(t, stage(next), n0, e0, next * kDepth, out.experts);
+    close_stage();
+    add_stage<kWidth>(stage(i), tokens, columns, sums);
+  }
+  __syncthreads();
+#pragma unroll
+  for (int band = 0; band < 2; ++band) {
+#pragma unroll
+    for (int g = 0; g < kWidth / 16; ++g) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int64_t n = n0 + tokens + band * 16 + lane / 4 + i / 2 * 8;
+        const int e = e0 + columns + g * 8 + lane % 4 * 2 + i % 2;
+        if (n < t.rows && e < out.experts) out.p[n * out.experts + e] = sums[band][g][i];
+      }
+    }
+  }
+}
+
+template <int kWidth, int kPer>
+__global__ void __launch_bounds__(kThreads, 1) router_kernel(Task t, ChoiceRows out) {
+  extern __shared__ __align__(16) unsigned char memory[];
+  const int64_t n0 = blockIdx.x * static_cast<int64_t>(kRows);
+  for (int e0 = 0; e0 < out.experts; e0 += kWidth) {
+    logits_tile<kWidth>(t, reinterpret_cast<Bf16*>(memory), n0, e0, out);
+  }
+  __syncthreads();
+  const int lane = static_cast<int>(threadIdx.x % kTokenLanes);
+  for (int first = 0; first < kRows; first += kThreads / kTokenLanes) {
+    const int64_t n = n0 + first + threadIdx.x / kTokenLanes;
+    const bool real = n < t.rows;
+    float logit[kPer];
+#pragma unroll
+    for (int u = 0; u < kPer; ++u) {
+      const int e = u * kTokenLanes + lane;
+      logit[u] = real && e < out.experts ? out.p[n * out.experts + e] : -INFINITY;
+    }
+    choose(logit, out, n, real);
+  }
+}
+
+}  // namespace
+
+void router_tiles(const Bf16* x, const Bf16* planes, int64_t rows, int64_t d,
+                  const ChoiceRows& out) {
+  const auto launch = [&](auto* kernel, int bytes) {
+    allow_shared_memory(reinterpret_cast<const void*>(kernel), bytes);
+    kernel<<<grid(rows, kRows), kThreads, bytes, stream()>>>(Task{x, planes, rows, d}, out);
+    PM_LAUNCHED();
+  };
+  if (out.experts <= 32) {
+    launch(&router_kernel<32, 4>, kSharedBytes<32>);
+  } else if (out.experts <= 64) {
+    launch(&router_kernel<64, 8>, kSharedBytes<64>);
+  } else if (out.experts <= 128) {
+    launch(&router_kernel<128, 16>, kSharedBytes<128>);
+  } else if (out.experts <= 256) {
+    launch(&router_kernel<128, 32>, kSharedBytes<128>);
+  } else {
+    launch(&router_kernel<128, 64>, kSharedBytes<128>);
+  }
+}
+
+}  // namespace pyramoe::gpu
