@@ -34,6 +34,8 @@ Var linear_gelu(const Var& x, const Var& w, const Var& bias);  // gelu(linear(..
 // ---- softmax, layernorm
 Var softmax(const Var& x);                                                            // last axis
 Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps = 1e-5);  // last axis
+Vars add_layer_norm(const Var& x, const Var& residual, const Var& weight, const Var& bias,
+                    double eps = 1e-5);  // h = x + residual and layer_norm(h), in one pass
 
 // ---- embedding
 Var embedding(const Tensor& token, const Tensor& position, const Var& token_table,
@@ -53,6 +55,9 @@ Var cross_entropy(const Var& logits, const Tensor& target,
                   bool reuse_logits = false);  // mean over all N, in nats -> (1); a target < 0
                                                // adds 0; reuse_logits: backward overwrites
                                                // the logits' memory
+Var head_loss(const Var& x, const Var& weight, const Tensor& target,
+              int64_t chunk = 0);  // cross_entropy(linear(x, weight), target): (N, D), (V, D), (N)
+                                   // i32 -> (1); logits of `chunk` rows exist at a time, 0 = of all
 Var distill_loss(const Var& student, const Tensor& teacher,
                  double temperature);  // mean T^2 KL(teacher || student) -> (1)
 

@@ -32,6 +32,9 @@ struct ScaleBy {
   __device__ void start() { factor = static_cast<float>(where.get()); }
   __device__ float operator()(float x) const { return x * factor; }
 };
+struct AddScaled : ScaleBy {
+  __device__ float operator()(float x, float y) const { return y + x * factor; }
+};
 template <class T>
 struct GeluValue {
   __device__ float operator()(float x) const { return gpu::Gelu<T>::value(x); }
@@ -128,6 +131,22 @@ void scale_by(const Tensor& x, const Tensor& factor, Tensor& y) {
            ", expected one floating element");
   visit_floating(y.dtype(), "scale_by", [&]<class T>() {
     gpu::map(y.numel(), ScaleBy{gpu::Scalar(factor)}, data<T>(y), data<const T>(x));
+  });
+}
+
+void add_scaled(const Tensor& x, const Tensor& factor, bool add, Tensor& y) {
+  PM_CHECK(x.shape() == y.shape() && factor.numel() == 1 && is_floating(factor.dtype()),
+           "add_scaled: ", to_string(x.shape()), " times a factor ", to_string(factor.shape()), " ",
+           to_string(factor.dtype()), " into ", to_string(y.shape()));
+  visit_floating(x.dtype(), "add_scaled", [&]<class X>() {
+    visit_floating(y.dtype(), "add_scaled", [&]<class Y>() {
+      const ScaleBy by{gpu::Scalar(factor)};
+      if (add) {
+        gpu::map(y.numel(), AddScaled{by}, data<Y>(y), data<const X>(x), data<const Y>(y));
+      } else {
+        gpu::map(y.numel(), by, data<Y>(y), data<const X>(x));
+      }
+    });
   });
 }
 

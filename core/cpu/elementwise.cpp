@@ -108,6 +108,26 @@ void scale_by(const Tensor& x, const Tensor& factor, Tensor& y) {
   scale(x, factor.item(), y);
 }
 
+void add_scaled(const Tensor& x, const Tensor& factor, bool add, Tensor& y) {
+  PM_CHECK(x.shape() == y.shape() && factor.numel() == 1, "add_scaled: ", to_string(x.shape()),
+           " times a factor ", to_string(factor.shape()), " into ", to_string(y.shape()));
+  const double f = factor.item();
+  visit_floating(x.dtype(), [&]<class X>() {
+    visit_floating(y.dtype(), [&]<class Y>() {
+      using A = std::conditional_t<std::is_same_v<Acc<X>, double>, double, Acc<Y>>;
+      const X* px = x.data<X>();
+      Y* py = y.data<Y>();
+      const auto by = static_cast<A>(f);
+      parallel_for(y.numel(), kGrain, [=](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const A term = static_cast<A>(px[i]) * by;
+          py[i] = static_cast<Y>(static_cast<Acc<Y>>(add ? static_cast<A>(py[i]) + term : term));
+        }
+      });
+    });
+  });
+}
+
 void gelu_forward(const Tensor& x, Tensor& y) {
   check_same("gelu_forward", x, y);
   visit_floating(y.dtype(), [&]<class T>() {

@@ -79,6 +79,12 @@ void cross_entropy_backward(const Tensor& dloss, const Tensor& logits, const Ten
   });
 }
 
+void cross_entropy_in_place(const Tensor& target, int64_t tokens, Tensor& logits, Tensor& loss) {
+  Tensor lse = empty_like(loss);
+  cross_entropy_forward(logits, target, loss, lse);
+  cross_entropy_backward(Tensor::scalar(1, loss.dtype()), logits, target, lse, tokens, logits);
+}
+
 void distill_forward(const Tensor& student, const Tensor& teacher, double temperature, Tensor& loss,
                      Tensor& student_lse, Tensor& teacher_lse) {
   PM_CHECK(student.shape() == teacher.shape() && student.dtype() == teacher.dtype(),

@@ -17,6 +17,8 @@ PM_KERNEL(multiply, (const Tensor& a, const Tensor& b, Tensor& y))
 PM_KERNEL(scale, (const Tensor& x, double factor, Tensor& y))
 // y = factor[0] * x, the factor read on the device.   factor (1), any floating dtype
 PM_KERNEL(scale_by, (const Tensor& x, const Tensor& factor, Tensor& y))
+// y = factor[0] * x, or y += factor[0] * x when `add`; the dtypes of x and y may differ.
+PM_KERNEL(add_scaled, (const Tensor& x, const Tensor& factor, bool add, Tensor& y))
 // y[i] = gelu(x[i]), the tanh form of GPT-2.
 PM_KERNEL(gelu_forward, (const Tensor& x, Tensor& y))
 // dx = dy * gelu'(x)

@@ -13,6 +13,10 @@ PM_KERNEL(cross_entropy_forward,
 // dlogits may be the memory of logits.
 PM_KERNEL(cross_entropy_backward, (const Tensor& dloss, const Tensor& logits, const Tensor& target,
                                    const Tensor& lse, int64_t tokens, Tensor& dlogits))
+// Both at once, for an objective that is the mean over `tokens`: loss[n] as above, and the logits
+// become (softmax(logits) - onehot(target)) / tokens. What comes after has to scale by dloss.
+PM_KERNEL(cross_entropy_in_place,
+          (const Tensor& target, int64_t tokens, Tensor& logits, Tensor& loss))
 // loss[n] = T^2 KL(softmax(teacher / T) || softmax(student / T)) of row n; the log-sum-exps of both
 // scaled rows are kept.   student, teacher (N, V); loss, student_lse, teacher_lse (N)
 // Source: DeepSpeed-MoE, section 4.2 (Mixture-of-Students); Hinton et al., 2015.
