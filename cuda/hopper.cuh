@@ -186,6 +186,24 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
+// ---- clusters
+
+// Waits for all threads of all blocks of the cluster; their shared-memory writes are visible then.
+__device__ __forceinline__ void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
+                   : "memory");
+}
+// The float that block `rank` of the cluster has where this block has `own` (shared memory).
+__device__ __forceinline__ float read_of(const float* own, int rank) {
+  uint32_t theirs;
+  float x;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+               : "=r"(theirs)
+               : "r"(shared_address(own)), "r"(rank));
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(x) : "r"(theirs) : "memory");
+  return x;
+}
+
 // ---- host: tensor maps
 
 enum class Swizzle { none, bytes128 };
