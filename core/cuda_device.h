@@ -28,12 +28,17 @@ void set_bytes(void* data, int value, int64_t bytes, int index);
 void synchronize(int index);
 int64_t total_bytes(int index);  // memory of the device
 int64_t free_bytes(int index);   // of it, what nobody holds
+// A moment in the device's work, and the seconds from one to a later one (waits for both).
+std::shared_ptr<void> mark(int index);
+double seconds_between(void* begin, void* end);
 // Gives memory that the pool keeps without a user back to the driver.
 void trim(int index);
 
 // Records the work that f hands to the device without running it; replay() runs it.
-//   bytes  device memory that f is expected to need; more is found when that was too little
-std::shared_ptr<void> capture(int index, int64_t bytes, const std::function<void()>& f);
+//   bytes      device memory that f is expected to need; more is found when that was too little
+//   memory_of  what an earlier capture returned, to use its memory too; or null
+std::shared_ptr<void> capture(int index, int64_t bytes, const std::function<void()>& f,
+                              void* memory_of);
 void replay(void* captured);
 bool capturing();
 

@@ -7,10 +7,11 @@
 
 namespace pyramoe {
 
-void Graph::capture(Device device, int64_t bytes, std::function<void()> f) {
+void Graph::capture(Device device, int64_t bytes, std::function<void()> f, const Graph* memory_of) {
   PM_CHECK(!captured(), "Graph::capture: this graph is captured already");
   if (device.type == DeviceType::cuda) {
-    cuda_ = cuda_device::capture(device.index, bytes, f);
+    void* shared = memory_of ? memory_of->cuda_.get() : nullptr;
+    cuda_ = cuda_device::capture(device.index, bytes, f, shared);
   } else {
     f_ = std::move(f);
   }

@@ -21,8 +21,10 @@ namespace pyramoe {
 class Graph {
  public:
   // Call f once before (kernels load and libraries set up at their first use), and give the bytes
-  // that call needed at most, so that the graph's memory comes in one piece.
-  void capture(Device device, int64_t bytes, std::function<void()> f);
+  // that call needed at most, so that the graph's memory comes in one piece. Graphs of which
+  // nothing is left when another begins may share one memory: name the first of them.
+  void capture(Device device, int64_t bytes, std::function<void()> f,
+               const Graph* memory_of = nullptr);
   bool captured() const { return cuda_ != nullptr || f_ != nullptr; }
   void replay() const;
 

@@ -23,8 +23,10 @@ void set_bytes(void*, int, int64_t, int) { refuse(); }
 void synchronize(int) { refuse(); }
 int64_t total_bytes(int) { return 0; }
 int64_t free_bytes(int) { return 0; }
+std::shared_ptr<void> mark(int) { refuse(); }
+double seconds_between(void*, void*) { refuse(); }
 void trim(int) {}
-std::shared_ptr<void> capture(int, int64_t, const std::function<void()>&) { refuse(); }
+std::shared_ptr<void> capture(int, int64_t, const std::function<void()>&, void*) { refuse(); }
 void replay(void*) { refuse(); }
 bool capturing() { return false; }
 void open_range(const char*) {}

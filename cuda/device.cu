@@ -221,6 +221,22 @@ int64_t free_bytes(int index) {
   return static_cast<int64_t>(free + reserved - used);
 }
 
+std::shared_ptr<void> mark(int index) {
+  State& state = state_of(index);
+  cudaEvent_t event = nullptr;
+  PM_CUDA(cudaEventCreate(&event));
+  const std::shared_ptr<void> owned(event, [](void* e) { cudaEventDestroy(cudaEvent_t(e)); });
+  PM_CUDA(cudaEventRecord(event, state.stream));
+  return owned;
+}
+
+double seconds_between(void* begin, void* end) {
+  float milliseconds = 0;
+  PM_CUDA(cudaEventSynchronize(cudaEvent_t(end)));
+  PM_CUDA(cudaEventElapsedTime(&milliseconds, cudaEvent_t(begin), cudaEvent_t(end)));
+  return milliseconds * 1e-3;
+}
+
 void trim(int index) {
   State& state = state_of(index);
   PM_CUDA(cudaStreamSynchronize(state.stream));

@@ -157,14 +157,17 @@ cudaError_t end_capture(cudaGraph_t* graph, int device) {
 
 namespace cuda_device {
 
-std::shared_ptr<void> capture(int index, int64_t bytes, const std::function<void()>& f) {
+std::shared_ptr<void> capture(int index, int64_t bytes, const std::function<void()>& f,
+                              void* memory_of) {
   using namespace gpu;
   PM_CHECK(capturing_arena() == nullptr, "capture: another capture is going on");
   trim(index);  // the eager run's memory makes room for the arena
   auto captured = std::make_shared<Captured>();
   captured->device = index;
-  captured->arena = std::make_shared<Arena>(bytes);
-  {
+  if (memory_of != nullptr) {
+    captured->arena = static_cast<Captured*>(memory_of)->arena;
+  } else {
+    captured->arena = std::make_shared<Arena>(bytes);
     const std::lock_guard lock(mutex);
     arenas().push_back(captured->arena);
   }
