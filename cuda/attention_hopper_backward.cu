@@ -53,12 +53,12 @@ __global__ void prepare_kernel(const __grid_constant__ Backward<Bf16> f, int pad
 template <int kDim>
 struct KeysShared {
   static constexpr int kQueries = 64;  // of a streamed tile; more would not fit the registers
-  static constexpr int kStages = 3;
-  char k[kTileBytes<kTileRows, kDim>], v[kTileBytes<kTileRows, kDim>];
+  static constexpr int kStages = kDim == 64 ? 3 : 2;
+  char k[2][kTileBytes<kTileRows, kDim>], v[2][kTileBytes<kTileRows, kDim>];
   char q[kStages][kTileBytes<kQueries, kDim>], dy[kStages][kTileBytes<kQueries, kDim>];
   char out[2][kTileBytes<kGroupRows, kDim>];
   float lse2[kStages][kQueries], delta[kStages][kQueries];
-  uint64_t kv_full, kv_empty, q_full[kStages], dy_full[kStages], empty[kStages];
+  uint64_t kv_full[2], kv_empty[2], q_full[kStages], dy_full[kStages], empty[kStages];
 };
 
 template <int kDim>
@@ -67,15 +67,15 @@ __device__ __forceinline__ void load_for_keys(KeysShared<kDim>& m, const CUtenso
                                               const BackwardArgs& a) {
   constexpr int kQueries = KeysShared<kDim>::kQueries;
   hop::Ring<KeysShared<kDim>::kStages> ring;
-  uint32_t kv_parity = 0;
+  hop::Ring<2> rest_ring;
   const int heads = a.order.heads;
   for_tiles(a.order, [&](int tile, int head) {
-    const int h = head % heads, b = head / heads;
-    hop::barrier_wait(&m.kv_empty, kv_parity ^ 1);
-    hop::barrier_expect(&m.kv_full, sizeof(m.k) + sizeof(m.v));
-    load_tile<kTileRows, kDim>(m.k, rest, &m.kv_full, heads + h, tile * kTileRows, b);
-    load_tile<kTileRows, kDim>(m.v, rest, &m.kv_full, 2 * heads + h, tile * kTileRows, b);
-    kv_parity ^= 1;
+    const int h = head % heads, b = head / heads, i = rest_ring.stage;
+    hop::barrier_wait(&m.kv_empty[i], rest_ring.parity ^ 1);
+    hop::barrier_expect(&m.kv_full[i], sizeof(m.k[i]) + sizeof(m.v[i]));
+    load_tile<kTileRows, kDim>(m.k[i], rest, &m.kv_full[i], heads + h, tile * kTileRows, b);
+    load_tile<kTileRows, kDim>(m.v[i], rest, &m.kv_full[i], 2 * heads + h, tile * kTileRows, b);
+    rest_ring.next();
     for (int q0 = tile * kTileRows; q0 < a.padded; q0 += kQueries, ring.next()) {
       const int s = ring.stage;
       const int64_t row = static_cast<int64_t>(head) * a.padded + q0;
@@ -120,18 +120,19 @@ __device__ __forceinline__ void compute_keys(KeysShared<kDim>& m, const CUtensor
   constexpr int kQueries = KeysShared<kDim>::kQueries;
   const int group = warpgroup() - 1, lane = threadIdx.x % 32;
   const int row = group * kGroupRows + threadIdx.x % kGroupThreads / 32 * 16 + lane / 4;
-  const uint32_t k = hop::shared_address(m.k) + group * kGroupRows * 128;
-  const uint32_t v = hop::shared_address(m.v) + group * kGroupRows * 128;
   const float scale = a.scale * kLog2e;
   const int heads = a.order.heads, column = lane % 4 * 2;
   hop::Ring<KeysShared<kDim>::kStages> ring;
-  uint32_t kv_parity = 0;
+  hop::Ring<2> rest_ring;
   for_tiles(a.order, [&](int tile, int head) {
+    const int place = rest_ring.stage;
+    const uint32_t k = hop::shared_address(m.k[place]) + group * kGroupRows * 128;
+    const uint32_t v = hop::shared_address(m.v[place]) + group * kGroupRows * 128;
     float dk[kDim / 2] = {}, dv[kDim / 2] = {}, s[kQueries / 2], dp[kQueries / 2];
     Left<kQueries> p, ds;
     int q0 = tile * kTileRows;
-    hop::barrier_wait(&m.kv_full, kv_parity);
-    kv_parity ^= 1;
+    hop::barrier_wait(&m.kv_full[place], rest_ring.parity);
+    rest_ring.next();
     if (kQueries == kGroupRows && group == 1) {  // the first queries see none of these keys
       hop::barrier_wait(&m.q_full[ring.stage], ring.parity);
       hop::barrier_wait(&m.dy_full[ring.stage], ring.parity);
@@ -182,7 +183,7 @@ __device__ __forceinline__ void compute_keys(KeysShared<kDim>& m, const CUtensor
     hop::wgmma_touch(dv);
     hop::wgmma_touch(dk);
     release(&m.empty[done]);
-    release(&m.kv_empty);
+    release(&m.kv_empty[place]);
     const int token = tile * kTileRows + group * kGroupRows, h = head % heads, b = head / heads;
     store_rows<kDim>(dv, 1, 1, m.out[group], kStagingBarrier + group, out, 2 * heads + h, token, b);
     store_rows<kDim>(dk, a.scale, a.scale, m.out[group], kStagingBarrier + group, out, heads + h,
@@ -201,7 +202,9 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   extern __shared__ __align__(1024) char shared_bytes[];
   auto& m = *reinterpret_cast<KeysShared<kDim>*>(shared_bytes);
   if (threadIdx.x == 0) {
-    hop::barrier_init(&m.kv_full, 1), hop::barrier_init(&m.kv_empty, kConsumerWarps);
+    for (int i = 0; i < 2; ++i) {
+      hop::barrier_init(&m.kv_full[i], 1), hop::barrier_init(&m.kv_empty[i], kConsumerWarps);
+    }
     for (int s = 0; s < KeysShared<kDim>::kStages; ++s) {
       hop::barrier_init(&m.q_full[s], 1), hop::barrier_init(&m.dy_full[s], 1);
       hop::barrier_init(&m.empty[s], kConsumerWarps);
@@ -224,11 +227,12 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
 template <int kDim>
 struct QueriesShared {
   static constexpr int kKeys = kDim == 64 ? 128 : 64;  // of a streamed tile
-  static constexpr int kStages = 3;
-  char q[kTileBytes<kTileRows, kDim>], dy[kTileBytes<kTileRows, kDim>];
+  static constexpr int kStages = kDim == 64 ? 3 : 2;
+  char q[2][kTileBytes<kTileRows, kDim>], dy[2][kTileBytes<kTileRows, kDim>];
   char k[kStages][kTileBytes<kKeys, kDim>], v[kStages][kTileBytes<kKeys, kDim>];
   char out[2][kTileBytes<kGroupRows, kDim>];
-  uint64_t q_full, q_empty, k_full[kStages], k_empty[kStages], v_full[kStages], v_empty[kStages];
+  uint64_t q_full[2], q_empty[2];
+  uint64_t k_full[kStages], k_empty[kStages], v_full[kStages], v_empty[kStages];
 };
 
 template <int kDim>
@@ -237,15 +241,16 @@ __device__ __forceinline__ void load_for_queries(QueriesShared<kDim>& m, const C
                                                  const CUtensorMap* stream, const BackwardArgs& a) {
   constexpr int kKeys = QueriesShared<kDim>::kKeys;
   hop::Ring<QueriesShared<kDim>::kStages> ring;
-  uint32_t q_parity = 0;
+  hop::Ring<2> rest_ring;
   const int heads = a.order.heads;
   for_tiles(a.order, [&](int tile, int head) {
     const int h = head % heads, b = head / heads, end = min(a.tokens, (tile + 1) * kTileRows);
-    hop::barrier_wait(&m.q_empty, q_parity ^ 1);
-    hop::barrier_expect(&m.q_full, sizeof(m.q) + sizeof(m.dy));
-    load_tile<kTileRows, kDim>(m.q, q_map, &m.q_full, h, tile * kTileRows, b);
-    load_tile<kTileRows, kDim>(m.dy, dy_map, &m.q_full, h, tile * kTileRows, b);
-    q_parity ^= 1;
+    const int i = rest_ring.stage;
+    hop::barrier_wait(&m.q_empty[i], rest_ring.parity ^ 1);
+    hop::barrier_expect(&m.q_full[i], sizeof(m.q[i]) + sizeof(m.dy[i]));
+    load_tile<kTileRows, kDim>(m.q[i], q_map, &m.q_full[i], h, tile * kTileRows, b);
+    load_tile<kTileRows, kDim>(m.dy[i], dy_map, &m.q_full[i], h, tile * kTileRows, b);
+    rest_ring.next();
     for (int k0 = 0; k0 < end; k0 += kKeys, ring.next()) {
       const int s = ring.stage;
       hop::barrier_wait(&m.k_empty[s], ring.parity ^ 1);
@@ -264,13 +269,14 @@ __device__ __forceinline__ void compute_queries(QueriesShared<kDim>& m, const CU
   constexpr int kKeys = QueriesShared<kDim>::kKeys;
   const int group = warpgroup() - 1, lane = threadIdx.x % 32;
   const int row = group * kGroupRows + threadIdx.x % kGroupThreads / 32 * 16 + lane / 4;
-  const uint32_t q = hop::shared_address(m.q) + group * kGroupRows * 128;
-  const uint32_t dy = hop::shared_address(m.dy) + group * kGroupRows * 128;
   const float scale = a.scale * kLog2e;
   const int heads = a.order.heads, column = lane % 4 * 2;
   hop::Ring<QueriesShared<kDim>::kStages> ring;
-  uint32_t q_parity = 0;
+  hop::Ring<2> rest_ring;
   for_tiles(a.order, [&](int tile, int head) {
+    const int place = rest_ring.stage;
+    const uint32_t q = hop::shared_address(m.q[place]) + group * kGroupRows * 128;
+    const uint32_t dy = hop::shared_address(m.dy[place]) + group * kGroupRows * 128;
     float dq[kDim / 2] = {}, s[kKeys / 2], dp[kKeys / 2], lse2[2], delta[2];
     Left<kKeys> ds;
     const int query = tile * kTileRows + row, end = min(a.tokens, (tile + 1) * kTileRows);
@@ -279,8 +285,8 @@ __device__ __forceinline__ void compute_queries(QueriesShared<kDim>& m, const CU
       const int64_t i = static_cast<int64_t>(head) * a.padded + query + 8 * r;
       lse2[r] = a.lse2[i], delta[r] = a.delta[i];
     }
-    hop::barrier_wait(&m.q_full, q_parity);
-    q_parity ^= 1;
+    hop::barrier_wait(&m.q_full[place], rest_ring.parity);
+    rest_ring.next();
     int done = -1;
     for (int k0 = 0; k0 < end; k0 += kKeys, ring.next()) {
       const int stage = ring.stage;
@@ -317,7 +323,7 @@ __device__ __forceinline__ void compute_queries(QueriesShared<kDim>& m, const CU
     hop::wgmma_wait<0>();
     hop::wgmma_touch(dq);
     release(&m.k_empty[done]);
-    release(&m.q_empty);
+    release(&m.q_empty[place]);
     store_rows<kDim>(dq, a.scale, a.scale, m.out[group], kStagingBarrier + group, out, head % heads,
                      tile * kTileRows + group * kGroupRows, head / heads);
   });
@@ -334,7 +340,9 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   extern __shared__ __align__(1024) char shared_bytes[];
   auto& m = *reinterpret_cast<QueriesShared<kDim>*>(shared_bytes);
   if (threadIdx.x == 0) {
-    hop::barrier_init(&m.q_full, 1), hop::barrier_init(&m.q_empty, kConsumerWarps);
+    for (int i = 0; i < 2; ++i) {
+      hop::barrier_init(&m.q_full[i], 1), hop::barrier_init(&m.q_empty[i], kConsumerWarps);
+    }
     for (int s = 0; s < QueriesShared<kDim>::kStages; ++s) {
       hop::barrier_init(&m.k_full[s], 1), hop::barrier_init(&m.v_full[s], 1);
       hop::barrier_init(&m.k_empty[s], kConsumerWarps);

@@ -15,11 +15,12 @@ constexpr int kKeys = 128;  // keys of a tile
 template <int kDim>
 struct ForwardShared {
   static constexpr int kStages = kDim == 64 ? 3 : 2;
-  char q[kTileBytes<kTileRows, kDim>];
+  char q[2][kTileBytes<kTileRows, kDim>];  // the next tile's queries arrive meanwhile
   char k[kStages][kTileBytes<kKeys, kDim>];
   char v[kStages][kTileBytes<kKeys, kDim>];
   char out[2][kTileBytes<kGroupRows, kDim>];
-  uint64_t q_full, q_empty, k_full[kStages], k_empty[kStages], v_full[kStages], v_empty[kStages];
+  uint64_t q_full[2], q_empty[2], k_full[kStages], k_empty[kStages], v_full[kStages],
+      v_empty[kStages];
 };
 
 struct ForwardArgs {
@@ -33,14 +34,14 @@ template <int kDim>
 __device__ __forceinline__ void load_forward(ForwardShared<kDim>& m, const CUtensorMap* qkv,
                                              const ForwardArgs& a) {
   hop::Ring<ForwardShared<kDim>::kStages> ring;
-  uint32_t q_parity = 0;
+  hop::Ring<2> q_ring;
   const int heads = a.order.heads;
   for_tiles(a.order, [&](int tile, int head) {
-    const int h = head % heads, b = head / heads;
-    hop::barrier_wait(&m.q_empty, q_parity ^ 1);
-    hop::barrier_expect(&m.q_full, sizeof(m.q));
-    load_tile<kTileRows, kDim>(m.q, qkv, &m.q_full, h, tile * kTileRows, b);
-    q_parity ^= 1;
+    const int h = head % heads, b = head / heads, place = q_ring.stage;
+    hop::barrier_wait(&m.q_empty[place], q_ring.parity ^ 1);
+    hop::barrier_expect(&m.q_full[place], sizeof(m.q[place]));
+    load_tile<kTileRows, kDim>(m.q[place], qkv, &m.q_full[place], h, tile * kTileRows, b);
+    q_ring.next();
     for (int j = tile; j >= 0; --j, ring.next()) {
       const int s = ring.stage;
       hop::barrier_wait(&m.k_empty[s], ring.parity ^ 1);
@@ -111,7 +112,6 @@ __device__ __forceinline__ void compute_forward(ForwardShared<kDim>& m, const CU
                                                 const ForwardArgs& a) {
   const int group = warpgroup() - 1, lane = threadIdx.x % 32;
   const int row = group * kGroupRows + threadIdx.x % kGroupThreads / 32 * 16 + lane / 4;
-  const uint32_t q = hop::shared_address(m.q) + group * kGroupRows * 128;
   const float scale = a.scale * kLog2e;
   const auto my_turn = [&] { hop::named_barrier_sync(kTurnBarrier + group, 2 * kGroupThreads); };
   const auto your_turn = [&] {
@@ -120,13 +120,15 @@ __device__ __forceinline__ void compute_forward(ForwardShared<kDim>& m, const CU
   if (group == 1) your_turn();  // group 0 begins
   // Keys run ahead of values by one step.
   hop::Ring<ForwardShared<kDim>::kStages> k_ring, v_ring;
-  uint32_t q_parity = 0;
+  hop::Ring<2> q_ring;
   for_tiles(a.order, [&](int tile, int head) {
+    const int place = q_ring.stage;
+    const uint32_t q = hop::shared_address(m.q[place]) + group * kGroupRows * 128;
     float s[kKeys / 2], o[kDim / 2] = {}, shrink[2];
     Left<kKeys> p;
     Softmax<kKeys> softmax;
-    hop::barrier_wait(&m.q_full, q_parity);
-    q_parity ^= 1;
+    hop::barrier_wait(&m.q_full[place], q_ring.parity);
+    q_ring.next();
     hop::barrier_wait(&m.k_full[k_ring.stage], k_ring.parity);
     my_turn();
     hop::wgmma_fence();
@@ -163,7 +165,7 @@ __device__ __forceinline__ void compute_forward(ForwardShared<kDim>& m, const CU
       for (int i = 0; i < kDim / 2; ++i) o[i] *= shrink[i / 2 % 2];
       to_left<kKeys>(p, s);
     }
-    release(&m.q_empty);
+    release(&m.q_empty[place]);
     hop::barrier_wait(&m.v_full[v_ring.stage], v_ring.parity);
     hop::wgmma_fence();
     add_product<kDim, kKeys>(o, p, hop::shared_address(m.v[v_ring.stage]), 1);
@@ -198,7 +200,9 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   extern __shared__ __align__(1024) char shared_bytes[];
   auto& m = *reinterpret_cast<ForwardShared<kDim>*>(shared_bytes);
   if (threadIdx.x == 0) {
-    hop::barrier_init(&m.q_full, 1), hop::barrier_init(&m.q_empty, kConsumerWarps);
+    for (int i = 0; i < 2; ++i) {
+      hop::barrier_init(&m.q_full[i], 1), hop::barrier_init(&m.q_empty[i], kConsumerWarps);
+    }
     for (int s = 0; s < ForwardShared<kDim>::kStages; ++s) {
       hop::barrier_init(&m.k_full[s], 1), hop::barrier_init(&m.v_full[s], 1);
       hop::barrier_init(&m.k_empty[s], kConsumerWarps);
