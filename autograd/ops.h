@@ -85,6 +85,8 @@ Vars router(const Var& x, const Var& w, const RouterOptions& options,
 Var to_segments(const Var& x, const Tensor& row);  // (N, D) -> (N k, D), sorted by expert
 Var from_segments(const Var& x, const Var& weight,
                   const Tensor& row);  // (R, D), (N, k) -> (N, D), the weighted sum of choices
+Var from_segments_add(const Var& x, const Var& weight, const Tensor& row,
+                      const Var& residual);  // residual (N, D) + from_segments, rounded once
 Var grouped_linear(const Var& x, const Tensor& offsets, const Var& w,
                    const Var& bias);  // (R, K), (E + 1) i32, (E, M, K), (E, M) or undefined
 Var grouped_linear_gelu(const Var& x, const Tensor& offsets, const Var& w,

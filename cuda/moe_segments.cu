@@ -301,6 +301,13 @@ void from_segments_forward(const Tensor& x, const Tensor& weight, const Tensor& 
   gather<true>("from_segments_forward", x, weight, row, Tensor(), y);
 }
 
+void from_segments_add_forward(const Tensor& x, const Tensor& weight, const Tensor& row,
+                               const Tensor& residual, Tensor& y) {
+  PM_CHECK(residual.shape() == y.shape(), "from_segments_add: residual ",
+           to_string(residual.shape()), ", y ", to_string(y.shape()));
+  gather<true>("from_segments_add_forward", x, weight, row, residual, y);
+}
+
 void from_segments_backward(const Tensor& dy, const Tensor& x, const Tensor& weight,
                             const Tensor& row, Tensor& dx, Tensor& dweight) {
   check_rows("from_segments", dy, x, row);

@@ -52,12 +52,13 @@ struct Chunk {
   int64_t group, begin, end;  // places in the group's order
   int32_t *table, *counters;  // this chunk's row of the table, and the copy the warp works on
 };
-__device__ __forceinline__ Chunk this_chunk(const Sort& s, int32_t* table, int32_t* shared) {
+__device__ __forceinline__ Chunk this_chunk(const Sort& s, int64_t index, int32_t* table,
+                                            int32_t* shared) {
   Chunk c;
-  c.group = blockIdx.x / s.chunks;
-  c.begin = (blockIdx.x - c.group * s.chunks) * s.chunk;
+  c.group = index / s.chunks;
+  c.begin = (index - c.group * s.chunks) * s.chunk;
   c.end = min(c.begin + s.chunk, s.group_items);
-  c.table = table + blockIdx.x * s.experts;
+  c.table = table + index * s.experts;
   c.counters = s.experts <= kSharedExperts ? shared : c.table;
   return c;
 }
@@ -103,12 +104,17 @@ __device__ __forceinline__ void walk_piece(const Piece& piece, int32_t* counters
   }
 }
 
-// table[chunk, e] = kept choices of e in the chunk; all[chunk, e] counts the dropped ones too.
+// table[chunk, e] = kept choices of e in the chunk. With `all` twice as many blocks: the second
+// half counts the dropped ones too, into all[chunk, e].
 static __global__ void __launch_bounds__(kWarp)
-    count_choices_kernel(Sort s, const int32_t* __restrict__ expert,
-                         const uint8_t* __restrict__ kept, int32_t* table) {
+    count_choices_kernel(Sort s, const int32_t* __restrict__ expert, const uint8_t* kept,
+                         int32_t* table, int32_t* all) {
   extern __shared__ int32_t counters_of_warp[];
-  const Chunk c = this_chunk(s, table, counters_of_warp);
+  const int64_t chunks = s.groups * s.chunks;
+  const bool second = blockIdx.x >= chunks;
+  if (second) kept = nullptr;
+  const Chunk c = second ? this_chunk(s, blockIdx.x - chunks, all, counters_of_warp)
+                         : this_chunk(s, blockIdx.x, table, counters_of_warp);
   for (int64_t e = threadIdx.x; e < s.experts; e += kWarp) c.counters[e] = 0;
   __syncwarp();
   for (int64_t at = c.begin; at < c.end; at += kPiece) {
@@ -182,7 +188,7 @@ __global__ void __launch_bounds__(kWarp)
                          const uint8_t* __restrict__ kept, int32_t* table,
                          const int32_t* __restrict__ offsets, Out out) {
   extern __shared__ int32_t counters_of_warp[];
-  const Chunk c = this_chunk(s, table, counters_of_warp);
+  const Chunk c = this_chunk(s, blockIdx.x, table, counters_of_warp);
   const int32_t* start = offsets ? offsets + c.group * (s.experts + 1) : nullptr;
   for (int64_t e = threadIdx.x; e < s.experts; e += kWarp) {
     c.counters[e] = c.table[e] + (start ? start[e] : 0);
@@ -207,12 +213,8 @@ inline void count_choices(const Sort& s, const int32_t* expert, const uint8_t* k
                           int32_t* all) {
   const int64_t blocks = s.groups * s.chunks;
   if (blocks == 0) return;
-  count_choices_kernel<<<grid(blocks, 1), kWarp, s.shared_bytes(), stream()>>>(s, expert, kept,
-                                                                               table);
-  PM_LAUNCHED();
-  if (!kept || !all) return;
-  count_choices_kernel<<<grid(blocks, 1), kWarp, s.shared_bytes(), stream()>>>(s, expert, nullptr,
-                                                                               all);
+  count_choices_kernel<<<grid(all ? 2 * blocks : blocks, 1), kWarp, s.shared_bytes(), stream()>>>(
+      s, expert, kept, table, all);
   PM_LAUNCHED();
 }
 

@@ -20,16 +20,34 @@ Var to_segments(const Var& x, const Tensor& row) {
   })[0];
 }
 
+namespace {
+
+// The backward pass of both forms; a residual's gradient is dy itself.
+BackwardFn from_segments_grads(const Tensor& in, const Tensor& w, const Tensor& row) {
+  return [in, w, row](const Grads& dy, const GradInto& into) -> Grads {
+    Tensor dx = empty_like(in), dweight = empty_like(w);
+    kernels::from_segments_backward(dy[0], in, w, row, dx, dweight);
+    Grads grads{dx, dweight};
+    if (into.size() == 3) grads.push_back(dy[0]);
+    return grads;
+  };
+}
+
+}  // namespace
+
 Var from_segments(const Var& x, const Var& weight, const Tensor& row) {
   const Tensor in = x.value(), w = weight.value();
   Tensor y({row.dim(0), x.dim(1)}, x.dtype(), in.device());
   kernels::from_segments_forward(in, w, row, y);
-  return record("from_segments", {y}, {x, weight},
-                [in, w, row](const Grads& dy, const GradInto&) -> Grads {
-                  Tensor dx = empty_like(in), dweight = empty_like(w);
-                  kernels::from_segments_backward(dy[0], in, w, row, dx, dweight);
-                  return {dx, dweight};
-                })[0];
+  return record("from_segments", {y}, {x, weight}, from_segments_grads(in, w, row))[0];
+}
+
+Var from_segments_add(const Var& x, const Var& weight, const Tensor& row, const Var& residual) {
+  const Tensor in = x.value(), w = weight.value();
+  Tensor y = empty_like(residual.value());
+  kernels::from_segments_add_forward(in, w, row, residual.value(), y);
+  return record("from_segments_add", {y}, {x, weight, residual},
+                from_segments_grads(in, w, row))[0];
 }
 
 Var einsum_dispatch(const Var& x, const Tensor& slot, int64_t slots) {

@@ -3,6 +3,8 @@
 // Work is cut over tokens in both directions: a segment row belongs to one token, so nobody writes
 // where another writes, and a token's rows are added in the order of its choices.
 #include "core/cpu/pack.h"
+#include "core/kernels/cast.h"
+#include "core/kernels/elementwise.h"
 #include "core/kernels/moe.h"
 #include "core/parallel.h"
 
@@ -89,6 +91,20 @@ void from_segments_forward(const Tensor& x, const Tensor& weight, const Tensor& 
       });
     });
   });
+}
+
+void from_segments_add_forward(const Tensor& x, const Tensor& weight, const Tensor& row,
+                               const Tensor& residual, Tensor& y) {
+  if (x.dtype() == weight.dtype()) {
+    from_segments_forward(x, weight, row, y);
+    add(residual, y, y);
+    return;
+  }
+  Tensor wide_x(x.shape(), weight.dtype()), wide(y.shape(), weight.dtype());
+  cast(x, wide_x);
+  from_segments_forward(wide_x, weight, row, wide);
+  accumulate(residual, wide);
+  cast(wide, y);
 }
 
 void from_segments_backward(const Tensor& dy, const Tensor& x, const Tensor& weight,

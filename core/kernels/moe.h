@@ -112,6 +112,9 @@ PM_KERNEL(to_segments_backward, (const Tensor& dy, const Tensor& row, Tensor& dx
 // y[n, :] = sum over kept j, in order, of weight[n, j] * x[row[n, j], :].   x (R, D), y (N, D)
 PM_KERNEL(from_segments_forward,
           (const Tensor& x, const Tensor& weight, const Tensor& row, Tensor& y))
+// y[n, :] = residual[n, :] + that sum, rounded once.   residual (N, D)
+PM_KERNEL(from_segments_add_forward, (const Tensor& x, const Tensor& weight, const Tensor& row,
+                                      const Tensor& residual, Tensor& y))
 // dx[row[n, j], :] = weight[n, j] * dy[n, :];  dweight[n, j] = dy[n, :] . x[row[n, j], :], 0 where
 // dropped.
 PM_KERNEL(from_segments_backward, (const Tensor& dy, const Tensor& x, const Tensor& weight,

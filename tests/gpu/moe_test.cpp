@@ -402,6 +402,14 @@ TEST(MoeGpu, TokensToSegmentsAndBack) {
         expect_sum(sum.cpu[0], sum.gpu[0], terms, static_cast<double>(2 * m.k + 1),
                    "from_segments " + what);
 
+        const Both added = run_both({s, weight, row, x}, {x}, [](const Tensors& in, Tensors& out) {
+          kernels::from_segments_add_forward(in[0], in[1], in[2], in[3], out[0]);
+        });
+        kernels::from_segments_add_forward(magnitude(s), magnitude(weight), row, magnitude(x),
+                                           terms);
+        expect_sum(added.cpu[0], added.gpu[0], terms, static_cast<double>(2 * m.k + 2),
+                   "from_segments_add " + what);
+
         const Both back =
             run_both({x, s, weight, row}, {s, weight}, [](const Tensors& in, Tensors& out) {
               kernels::from_segments_backward(in[0], in[1], in[2], in[3], out[0], out[1]);

@@ -286,6 +286,30 @@ OP_TEST(from_segments, {.inputs = {normal({10, 3}), normal({5, 2}), kMixed},
                                  {normal({5, 3}), constant(normal({5, 1})), kOne},
                                  {normal({393, 33}), normal({131, 3}), kMany}}});
 
+OP_TEST(from_segments_add,
+        {.inputs = {normal({10, 3}), normal({5, 2}), kMixed, normal({5, 3})},
+         .f =
+             [](const Vars& v) {
+               const Sorted s = sort_choices(v[2].value(), kExperts);
+               const Shape flat{s.row.numel(), 1};
+               const Var rows = ops::to_segments(v[0], s.row.reshape(flat));
+               return ops::from_segments_add(rows, wide(v[1]), s.row, v[3]);
+             },
+         .expect =
+             [](const Tensors& t) {
+               const int64_t k = t[2].dim(1);
+               return table(t[2].dim(0), t[0].dim(1), [&](int64_t n, int64_t i) {
+                 double y = at(t[3], n, i);
+                 for (int64_t j = 0; j < k; ++j) {
+                   if (choice(t[2], n, j) >= 0) y += at(t[1], n, j) * at(t[0], n * k + j, i);
+                 }
+                 return y;
+               });
+             },
+         .also = {{normal({5, 1}), normal({5, 1}), kOne, normal({5, 1})},
+                  {normal({3, 4}), normal({3, 1}), kNone, normal({3, 4})},
+                  {normal({393, 33}), normal({131, 3}), kMany, normal({131, 33})}}});
+
 // x -> segments -> grouped product -> tokens.   x (N, K), w (E, M, K), bias (E, M), choices (N, k)
 Var through_experts(const Vars& v, bool gelu, bool with_bias) {
   const Sorted s = sort_choices(v[3].value(), kExperts);
