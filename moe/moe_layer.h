@@ -23,6 +23,7 @@ class MoeLayer : public nn::FeedForward {
   nn::FfnOut finish(Sent sent);
 
   const Router& router() const { return router_; }
+  Router& router() { return router_; }
 
  private:
   std::unique_ptr<Dispatcher> dispatcher_;
