@@ -31,6 +31,7 @@ enum class RngPurpose : uint32_t {
   synthetic_data = 8,
   sampling = 9,
   test = 10,
+  weight_rounding = 11,
 };
 
 struct RngKey {

@@ -1,47 +1,23 @@
 // Optimizer twins: one launch per flat buffer, bound by memory (28 bytes an element in f32).
 //
 // Learning rate, bias corrections, clip factor and skip flag are read on the device, so a captured
-// step can be replayed. They are the same for all elements: one thread of a block turns them into
-// floats, in double, and a block walks many elements, so this costs nothing. The order of
-// operations is that of the CPU twin and of torch.optim.
+// step can be replayed (cuda/adam.cuh). All loads of an element's state come before the arithmetic.
 #include "core/kernels/adam.h"
 
-#include <cmath>
-
-#include "cuda/map.cuh"
+#include "cuda/adam.cuh"
 
 namespace pyramoe::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kBlocksAMultiprocessor = 4;
+using gpu::AdamW;
+using gpu::kBlocksAMultiprocessor;
+using gpu::StepNow;
 
-// What one element's update needs of the step.
-struct Now {
-  float clip, decay, step, root, lr;
-  bool skip;
-};
-
-__device__ Now read_scalars(const double* s, double weight_decay) {
-  return {static_cast<float>(s[3]),        static_cast<float>(1 - s[0] * weight_decay),
-          static_cast<float>(s[0] / s[1]), static_cast<float>(sqrt(s[2])),
-          static_cast<float>(s[0]),        s[4] != 0};
-}
-
-struct AdamW {
-  float b2, to_m, to_v, eps;
-  // g = gradient; m, v, w are updated.
-  __device__ void operator()(const Now& now, float g, float& m, float& v, float& w) const {
-    g *= now.clip;
-    m = m + (g - m) * to_m;
-    v = v * b2 + g * g * to_v;
-    w = w * now.decay - now.step * (m / (sqrtf(v) / now.root + eps));
-  }
-};
+constexpr int kThreads = gpu::kAdamThreads;
 
 struct Sgd {
   float momentum, decay;
-  __device__ void operator()(const Now& now, float g, float& m, float&, float& w) const {
+  __device__ void operator()(const StepNow& now, float g, float& m, float&, float& w) const {
     m = m * momentum + (g * now.clip + w * decay);
     w = w - m * now.lr;
   }
@@ -57,7 +33,7 @@ struct State {
 
 // N elements from i: all loads first, then the arithmetic, then all stores.
 template <int N, bool kM, bool kV, class F, class G, class P>
-__device__ __forceinline__ void update(const F& f, const Now& now, const State<G, P>& s,
+__device__ __forceinline__ void update(const F& f, const StepNow& now, const State<G, P>& s,
                                        int64_t i) {
   gpu::Pieces<G, N> g;
   gpu::Pieces<float, N> w, m, v;
@@ -83,10 +59,7 @@ __device__ __forceinline__ void update(const F& f, const Now& now, const State<G
 template <int N, bool kM, bool kV, class F, class G, class P>
 __global__ void __launch_bounds__(kThreads, kBlocksAMultiprocessor)
     update_kernel(int64_t n, F f, const double* scalars, double weight_decay, State<G, P> state) {
-  __shared__ Now shared;
-  if (threadIdx.x == 0) shared = read_scalars(scalars, weight_decay);
-  __syncthreads();
-  const Now now = shared;
+  const StepNow now = gpu::read_scalars(scalars, weight_decay);
   if (now.skip) return;
   const int64_t stride = int64_t{gridDim.x} * kThreads;
   const int64_t packs = n / N, me = int64_t{blockIdx.x} * kThreads + threadIdx.x;
@@ -140,8 +113,7 @@ void adamw_step(const Tensor& grad, const AdamWOptions& options, const Tensor& s
   check("adamw_step", grad, scalars, master, m, v, param);
   PM_CHECK(m.defined() && v.defined(), "adamw_step: a moment is missing");
   if (grad.numel() == 0) return;
-  const AdamW f{static_cast<float>(options.beta2), static_cast<float>(1 - options.beta1),
-                static_cast<float>(1 - options.beta2), static_cast<float>(options.eps)};
+  const AdamW f = gpu::adamw_of(options);
   gpu::visit_floating(grad.dtype(), "adamw_step", [&]<class G>() {
     gpu::visit_floating(param.dtype(), "adamw_step", [&]<class P>() {
       launch<true, true>(

@@ -83,6 +83,48 @@ void adamw_step(const Tensor& grad, const AdamWOptions& options, const Tensor& s
   });
 }
 
+void adamw_step_rounded(const Tensor& grad, const AdamWOptions& options, const Tensor& scalars,
+                        const RngKey& key, int64_t first_id, Tensor& param, Tensor& m, Tensor& v) {
+  const Now now = read_scalars(scalars);
+  PM_CHECK(scalars.numel() >= 7, "adamw_step_rounded: scalars[6], the step, is missing");
+  if (now.skip) return;
+  check_sizes("adamw_step_rounded", grad, param, m);
+  check_sizes("adamw_step_rounded", v, param, m);
+  RngKey step_key = key;
+  step_key.step = static_cast<uint32_t>(scalars.data<double>()[6]);
+  const auto clip = static_cast<float>(now.clip), b2 = static_cast<float>(options.beta2);
+  const auto to_m = static_cast<float>(1 - options.beta1);
+  const auto to_v = static_cast<float>(1 - options.beta2);
+  const auto eps = static_cast<float>(options.eps);
+  const auto decay = static_cast<float>(1 - now.lr * options.weight_decay);
+  const auto step = static_cast<float>(now.lr / now.bias1);
+  const auto root = static_cast<float>(std::sqrt(now.bias2));
+  BFloat16 *pw = param.data<BFloat16>(), *pm = m.data<BFloat16>(), *pv = v.data<BFloat16>();
+  const auto round = [](float x, uint32_t random) {
+    BFloat16 y;
+    y.bits = round_at_random(std::bit_cast<uint32_t>(x), random);
+    return y;
+  };
+  visit_floating(grad.dtype(), [&]<class G>() {
+    const G* pg = grad.data<G>();
+    parallel_for(grad.numel(), kGrain, [=](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const auto id = static_cast<uint64_t>(first_id + i);
+        const RoundingBits bits = rounding_bits(philox(step_key, id >> 1), id);
+        const float g = static_cast<float>(pg[i]) * clip;
+        auto first = static_cast<float>(pm[i]), second = static_cast<float>(pv[i]);
+        first = first + (g - first) * to_m;
+        second = second * b2 + g * g * to_v;
+        const float w =
+            static_cast<float>(pw[i]) * decay - step * (first / (std::sqrt(second) / root + eps));
+        pm[i] = round(first, bits.m);
+        pv[i] = round(second, bits.v);
+        pw[i] = round(w, bits.param);
+      }
+    });
+  });
+}
+
 void sgd_step(const Tensor& grad, double momentum, double weight_decay, const Tensor& scalars,
               Tensor& master, Tensor& m, Tensor& param) {
   const Now now = read_scalars(scalars);

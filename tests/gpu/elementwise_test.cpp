@@ -104,6 +104,29 @@ TEST(Elementwise, ScaleByReadsItsFactorOnTheDevice) {
   }
 }
 
+TEST(Elementwise, AddScaledAgrees) {
+  SKIP_WITHOUT_GPU();
+  for (DType x : kNarrow) {
+    for (DType y : kNarrow) {
+      for (const bool add : {false, true}) {
+        for (int64_t n : kSizes) {
+          const Call call{{normal({n}, x), Tensor::scalar(0.37, DType::f32)},
+                          {normal({n}, y, 1, 5)}};
+          const Twins t = run_twins(
+              call,
+              [=](const Tensors& in, Tensors& out) {
+                kernels::add_scaled(in[0], in[1], add, out[0]);
+              },
+              add ? std::vector<size_t>{0} : std::vector<size_t>{});
+          // One rounding less where the multiply-add is fused: of the term, up to 5.
+          expect_close(t.cpu[0], t.gpu[0], 2 * unit_roundoff(y), 0x1p-22,
+                       name_of("add_scaled", y, {n}));
+        }
+      }
+    }
+  }
+}
+
 TEST(Elementwise, FillWritesEveryType) {
   SKIP_WITHOUT_GPU();
   for (DType d : {DType::f64, DType::f32, DType::bf16, DType::i64, DType::i32, DType::u8}) {

@@ -6,7 +6,7 @@
 namespace pyramoe::gputest {
 namespace {
 
-const std::vector<Shape> kShapes{{2, 1},     {3, 5},       {31, 33},    {9, 1025}, {40, 4096},
+const std::vector<Shape> kShapes{{2, 1},     {3, 5},      {31, 33},    {9, 1025}, {40, 4096},
                                  {5, 50257}, {40, 50304}, {2, 131072}, {0, 64}};
 
 // e^x from the special-function unit, and an exponent of size up to 30 rounded to 2^-24 of itself.
@@ -67,6 +67,30 @@ TEST(CrossEntropy, BackwardAgreesAlsoInPlace) {
   }
 }
 
+// More rows than a card has room for at once, so blocks walk to their next row.
+TEST(CrossEntropy, InPlaceAgrees) {
+  SKIP_WITHOUT_GPU();
+  std::vector<Shape> shapes = kShapes;
+  shapes.push_back({3000, 1032});
+  shapes.push_back({700, 8});
+  for (DType d : kNarrow) {
+    for (const Shape& shape : shapes) {
+      const std::string what = name_of("cross_entropy_in_place", d, shape);
+      const Call call{{ids({shape[0]}, shape[1], -1)},
+                      {normal(shape, d, 3), Tensor({shape[0]}, DType::f32)}};
+      const Twins t = run_twins(
+          call,
+          [&](const Tensors& x, Tensors& y) {
+            kernels::cross_entropy_in_place(x[0], shape[0] + 3, y[0], y[1]);
+          },
+          {0}, what);
+      const double g = 1 / static_cast<double>(shape[0] + 3);
+      expect_close(t.cpu[0], t.gpu[0], 2 * unit_roundoff(d) + kExp, 4 * 0x1p-24 * g, what);
+      expect_close(t.cpu[1], t.gpu[1], kExp, kExp, what + " loss");
+    }
+  }
+}
+
 TEST(CrossEntropy, LargeAndMaskedLogitsStayFinite) {
   SKIP_WITHOUT_GPU();
   for (DType d : kNarrow) {
@@ -97,10 +121,15 @@ TEST(CrossEntropy, ATargetOutsideTheVocabularyGivesNanThereAlone) {
   Tensor loss({3}, DType::f32, kGpu), lse({3}, DType::f32, kGpu), dx = poisoned_like(x);
   kernels::cross_entropy_forward(x, target, loss, lse);
   kernels::cross_entropy_backward(on_gpu(Tensor::scalar(1, DType::f32)), x, target, lse, 3, dx);
-  const std::vector<double> l = loss.to_vector(), g = dx.to_vector();
-  for (size_t n = 0; n < 3; ++n) {
-    EXPECT_EQ(std::isnan(l[n]), n == 1);
-    EXPECT_EQ(std::isnan(g[n * 40 + 7]), n == 1);
+  for (int pass = 0; pass < 2; ++pass) {
+    const std::vector<double> l = loss.to_vector(), g = dx.to_vector();
+    for (size_t n = 0; n < 3; ++n) {
+      EXPECT_EQ(std::isnan(l[n]), n == 1);
+      EXPECT_EQ(std::isnan(g[n * 40 + 7]), n == 1);
+    }
+    dx.copy_from(x);
+    poison(loss);
+    kernels::cross_entropy_in_place(target, 3, dx, loss);
   }
 }
 

@@ -1,6 +1,7 @@
 // The optimizer kernels against plain loops in the order of torch.optim.
 #include "core/kernels/adam.h"
 
+#include <bit>
 #include <cmath>
 
 #include "tests/ops/op_test.h"
@@ -76,6 +77,71 @@ TEST(AdamW, WritesNothingWhenTheSkipFlagIsSet) {
   EXPECT_EQ(w.to_vector(), std::vector<double>(5, 1));
   EXPECT_EQ(m.to_vector(), std::vector<double>(5, 2));
   EXPECT_EQ(v.to_vector(), std::vector<double>(5, 3));
+}
+
+TEST(AdamWRounded, RoundsUpAsOftenAsTheMeanNeeds) {
+  // A quarter of the way from 1 to the next bf16: up in a quarter of the draws.
+  const uint32_t bits = std::bit_cast<uint32_t>(1.0f + 0x1p-9f);
+  const RngKey key{.seed = 1, .purpose = RngPurpose::weight_rounding};
+  int up = 0;
+  for (uint64_t i = 0; i < 40000; ++i) {
+    const kernels::RoundingBits random = kernels::rounding_bits(philox(key, i >> 1), i);
+    for (uint32_t r : {random.param, random.m, random.v}) {
+      const uint16_t y = kernels::round_at_random(bits, r);
+      ASSERT_TRUE(y == 0x3f80 || y == 0x3f81);
+      up += y == 0x3f81;
+    }
+  }
+  EXPECT_NEAR(up / 120000.0, 0.25, 5 * std::sqrt(0.25 * 0.75 / 120000));
+  for (float x : {INFINITY, -INFINITY, -2.5f, 0.0f}) {
+    EXPECT_EQ(kernels::round_at_random(std::bit_cast<uint32_t>(x), 0xffff), BFloat16(x).bits);
+  }
+  const uint16_t nan = kernels::round_at_random(0x7f800001u, 0xffff);
+  EXPECT_TRUE(std::isnan(std::bit_cast<float>(static_cast<uint32_t>(nan) << 16)));
+}
+
+TEST(AdamWRounded, MovesWeightsThatRoundingToNearestWouldFreeze) {
+  // Steps of 2e-4 where neighbours are 2^-8 = 3.9e-3 apart.
+  const int64_t n = 20000;
+  Tensor w = Tensor::full({n}, DType::bf16, 0.75), m = Tensor::full({n}, DType::bf16, 0),
+         v = Tensor::full({n}, DType::bf16, 0);
+  const Tensor g = Tensor::full({n}, DType::bf16, 0.5);
+  const kernels::AdamWOptions plain{.weight_decay = 0};
+  const RngKey key{.seed = 3, .purpose = RngPurpose::weight_rounding};
+  const int steps = 10;
+  const double lr = 2e-4;
+  for (int t = 1; t <= steps; ++t) {
+    const Tensor now = Tensor::from(
+        std::vector<double>{lr, 1 - std::pow(plain.beta1, t), 1 - std::pow(plain.beta2, t), 1, 0, 0,
+                            static_cast<double>(t)},
+        {7});
+    kernels::adamw_step_rounded(g, plain, now, key, 0, w, m, v);
+  }
+  double mean = 0;
+  for (double x : w.to_vector()) mean += x / static_cast<double>(n);
+  EXPECT_NEAR(mean, 0.75 - steps * lr, 1e-4);  // the gradient never changes: each step is lr
+}
+
+TEST(AdamWRounded, IsTheSameNumbersInOneCallAndInTwo) {
+  const int64_t n = 1001, cut = 333;
+  const Tensor g = normal({n}).make(1).to(DType::bf16);
+  const Tensor now = Tensor::from(std::vector<double>{1e-2, 0.1, 0.05, 1, 0, 0, 9}, {7});
+  const RngKey key{.seed = 3, .purpose = RngPurpose::weight_rounding};
+  Tensors whole, parts;
+  for (uint64_t i = 0; i < 3; ++i) {
+    whole.push_back(Tensor::full({n}, DType::bf16, 0.1));
+    parts.push_back(whole[i].clone());
+  }
+  kernels::adamw_step_rounded(g, options, now, key, 40, whole[0], whole[1], whole[2]);
+  for (const auto& [begin, end] : {std::pair{int64_t{0}, cut}, std::pair{cut, n}}) {
+    Tensor w = parts[0].rows(begin, end), m = parts[1].rows(begin, end),
+           v = parts[2].rows(begin, end);
+    kernels::adamw_step_rounded(g.rows(begin, end), options, now, key, 40 + begin, w, m, v);
+  }
+  for (size_t i = 0; i < 3; ++i) EXPECT_EQ(whole[i].to_vector(), parts[i].to_vector());
+  const Tensor skip = Tensor::from(std::vector<double>{1e-2, 0.1, 0.05, 1, 1, 0, 9}, {7});
+  kernels::adamw_step_rounded(g, options, skip, key, 40, whole[0], whole[1], whole[2]);
+  EXPECT_EQ(whole[0].to_vector(), parts[0].to_vector());
 }
 
 TEST(Sgd, FollowsThePlainLoopWithAndWithoutMomentum) {
