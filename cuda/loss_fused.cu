@@ -15,9 +15,16 @@ namespace pyramoe::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 512, kWarps = kThreads / 32;
-constexpr int kParts = 4;                 // a row is waited for in quarters
-constexpr int kMostBytes = 224 * 1024;    // of a row in shared memory
-constexpr int kSharedBytes = 227 * 1024;  // a multiprocessor's, on sm_90; less elsewhere fits less
+constexpr int kParts = 4;  // a row is waited for in quarters
+
+// Shared memory of the current device: most for a block, and of a multiprocessor.
+int shared_bytes(cudaDeviceAttr which) {
+  int device = 0, bytes = 0;
+  PM_CUDA(cudaGetDevice(&device));
+  PM_CUDA(cudaDeviceGetAttribute(&bytes, which, device));
+  return bytes;
+}
+constexpr int kReserved = 2048;  // of a block's shared memory, for the sums and for the system
 
 __device__ __forceinline__ void copy_async(void* shared, const void* global) {
   const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
@@ -126,7 +133,8 @@ void cross_entropy_in_place(const Tensor& target, int64_t tokens, Tensor& logits
            "; expected i32 targets and an f32 loss");
   if (rows == 0) return;
   const int64_t bytes = v * size_of(logits.dtype());
-  if (!gpu::rows_aligned(static_cast<const char*>(logits.raw()), bytes) || bytes > kMostBytes) {
+  const int most = shared_bytes(cudaDevAttrMaxSharedMemoryPerBlockOptin) - kReserved;
+  if (!gpu::rows_aligned(static_cast<const char*>(logits.raw()), bytes) || bytes > most) {
     Tensor lse({rows}, DType::f32, logits.device());  // rows that do not fit: in two passes
     cross_entropy_forward(logits, target, loss, lse);
     cross_entropy_backward(Tensor::scalar(1, DType::f32, logits.device()), logits, target, lse,
@@ -134,8 +142,9 @@ void cross_entropy_in_place(const Tensor& target, int64_t tokens, Tensor& logits
     return;
   }
   gpu::visit_floating(logits.dtype(), "cross_entropy_in_place", [&]<class T>() {
-    gpu::allow_shared_memory(reinterpret_cast<const void*>(fused_kernel<T>), kMostBytes);
-    const int64_t together = std::clamp<int64_t>(kSharedBytes / (bytes + 2048), 1, 4);
+    gpu::allow_shared_memory(reinterpret_cast<const void*>(fused_kernel<T>), most);
+    const int64_t all = shared_bytes(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
+    const int64_t together = std::clamp<int64_t>(all / (bytes + kReserved), 1, 4);
     const Fused<T> p{rows,
                      static_cast<int>(v),
                      static_cast<float>(1.0 / static_cast<double>(tokens)),
