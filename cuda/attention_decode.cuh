@@ -142,6 +142,21 @@ struct BlockSum {
   }
 };
 
+// Waits for all threads of all blocks of a cluster; their shared-memory writes are visible then.
+__device__ __forceinline__ void wait_for_cluster() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
+                   : "memory");
+}
+// The float that block `rank` of the cluster has where this block has `own` (shared memory).
+__device__ __forceinline__ float read_of(const float* own, int rank) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(own));
+  uint32_t theirs;
+  float x;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(theirs) : "r"(address), "r"(rank));
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(x) : "r"(theirs) : "memory");
+  return x;
+}
+
 // On Hopper the blocks of a head form a cluster and need no second kernel.
 template <class T>
 bool hopper_decode(const Decode<T>& d);

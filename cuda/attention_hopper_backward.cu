@@ -287,8 +287,9 @@ __device__ __forceinline__ void compute_queries(QueriesShared<kDim>& m, const CU
     }
     hop::barrier_wait(&m.q_full[place], rest_ring.parity);
     rest_ring.next();
-    int done = -1;
-    for (int k0 = 0; k0 < end; k0 += kKeys, ring.next()) {
+    int done = -1, k0 = 0;
+    const int own_end = min(end, tile * kTileRows + (group + 1) * kGroupRows);
+    for (; k0 < own_end; k0 += kKeys, ring.next()) {
       const int stage = ring.stage;
       const uint32_t k_tile = hop::shared_address(m.k[stage]);
       hop::barrier_wait(&m.k_full[stage], ring.parity);
@@ -323,6 +324,12 @@ __device__ __forceinline__ void compute_queries(QueriesShared<kDim>& m, const CU
     hop::wgmma_wait<0>();
     hop::wgmma_touch(dq);
     release(&m.k_empty[done]);
+    for (; k0 < end; k0 += kKeys, ring.next()) {  // keys that only the other group sees
+      hop::barrier_wait(&m.k_full[ring.stage], ring.parity);
+      hop::barrier_wait(&m.v_full[ring.stage], ring.parity);
+      release(&m.k_empty[ring.stage]);
+      release(&m.v_empty[ring.stage]);
+    }
     release(&m.q_empty[place]);
     store_rows<kDim>(dq, a.scale, a.scale, m.out[group], kStagingBarrier + group, out, head % heads,
                      tile * kTileRows + group * kGroupRows, head / heads);

@@ -5,7 +5,6 @@
 // from positions alone. At the end the blocks read the eight partial sums from each other's shared
 // memory, an eighth of the columns each: no scratch in device memory, no second launch.
 #include "cuda/attention_decode.cuh"
-#include "cuda/hopper.cuh"
 
 namespace pyramoe::gpu::attention {
 namespace {
@@ -60,7 +59,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
     if (threadIdx.x == 0) mine.largest[i] = top, mine.sum[i] = block.sum_at(top);
     __syncthreads();
   }
-  hopper::cluster_sync();
+  wait_for_cluster();
   constexpr int kColumns = kDim / kCluster;
   for (int i = threadIdx.x; i < kColumns * kQueries; i += kDecodeThreads) {
     const int query = i / kColumns, column = rank * kColumns + i % kColumns;
@@ -68,18 +67,18 @@ __global__ void __launch_bounds__(kDecodeThreads)
     float top = -INFINITY, sum = 0, x = 0, largest[kCluster];
 #pragma unroll
     for (int r = 0; r < kCluster; ++r) {
-      largest[r] = hopper::read_of(&mine.largest[query], r);
+      largest[r] = read_of(&mine.largest[query], r);
       top = fmaxf(top, largest[r]);
     }
 #pragma unroll
     for (int r = 0; r < kCluster; ++r) {
       const float weight = Running<1>::factor(largest[r], top);
-      sum = fmaf(weight, hopper::read_of(&mine.sum[query], r), sum);
-      x = fmaf(weight, hopper::read_of(&mine.values[query][column], r), x);
+      sum = fmaf(weight, read_of(&mine.sum[query], r), sum);
+      x = fmaf(weight, read_of(&mine.values[query][column], r), x);
     }
     d.f.y.head(b, h, kDim)[query * d.f.y.row + column] = from_float<T>(x / sum);
   }
-  hopper::cluster_sync();  // nobody leaves while its shared memory is read
+  wait_for_cluster();  // nobody leaves while its shared memory is read
 #endif
 }
 
