@@ -51,6 +51,61 @@ __global__ void __launch_bounds__(kThreads)
   out[2 * count + i] = gradient ? plane[0] : plane[2];
 }
 
+// A few tokens (decoding): a warp a logit spreads the weights over the whole GPU.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    few_logits_kernel(const T* __restrict__ x, const float* __restrict__ w, int64_t rows, int64_t d,
+                      int64_t experts, float* __restrict__ logits) {
+  const int64_t i =
+      blockIdx.x * static_cast<int64_t>(kThreads / gpu::kWarp) + threadIdx.x / gpu::kWarp;
+  if (i >= rows * experts) return;
+  const T* a = x + i / experts * d;
+  const float* b = w + i % experts * d;
+  float sum = 0;
+#pragma unroll 8
+  for (int64_t c = threadIdx.x % gpu::kWarp; c < d; c += gpu::kWarp) {
+    sum = fmaf(gpu::to_float(a[c]), b[c], sum);
+  }
+  sum = gpu::warp_sum(sum);
+  if (threadIdx.x % gpu::kWarp == 0) logits[i] = sum;
+}
+
+// Probabilities and choices from the logits that lie in out.p.
+template <int kPer>
+__global__ void __launch_bounds__(kThreads) choose_kernel(int64_t rows, gpu::ChoiceRows out) {
+  const int64_t n = blockIdx.x * static_cast<int64_t>(kTokens) + threadIdx.x / kTokenLanes;
+  const bool real = n < rows;
+  float logit[kPer];
+#pragma unroll
+  for (int u = 0; u < kPer; ++u) {
+    const int e = u * kTokenLanes + static_cast<int>(threadIdx.x % kTokenLanes);
+    logit[u] = real && e < out.experts ? out.p[n * out.experts + e] : -INFINITY;
+  }
+  gpu::choose(logit, out, n, real);
+}
+
+constexpr int64_t kFewTokens = 64;
+
+template <class T>
+void route_few(const Tensor& x, const Tensor& w, const gpu::ChoiceRows& out) {
+  const int64_t rows = x.dim(0), experts = w.dim(0);
+  few_logits_kernel<T>
+      <<<gpu::grid(rows * experts, kThreads / gpu::kWarp), kThreads, 0, gpu::stream()>>>(
+          gpu::data<T>(x), gpu::data<float>(w), rows, x.dim(1), experts, out.p);
+  PM_LAUNCHED();
+  const auto launch = [&](auto* kernel) {
+    kernel<<<gpu::grid(rows, kTokens), kThreads, 0, gpu::stream()>>>(rows, out);
+    PM_LAUNCHED();
+  };
+  if (experts <= 32) {
+    launch(&choose_kernel<4>);
+  } else if (experts <= 128) {
+    launch(&choose_kernel<16>);
+  } else {
+    launch(&choose_kernel<64>);
+  }
+}
+
 struct LossGrads {
   const float *dweight, *dbalance, *dz;  // null: zero
   const float *p, *lse, *share;
@@ -147,6 +202,13 @@ void router_forward(const Tensor& x, const Tensor& w, Tensor& p, Tensor& lse, Te
   const int64_t rows = x.dim(0), experts = w.dim(0), d = x.dim(1), k = expert.dim(1);
   PM_CHECK(k >= 1 && k <= experts, "router: ", k, " choices among ", experts, " experts");
   if (rows == 0) return;
+  const gpu::ChoiceRows out{gpu::data<float>(p),        gpu::data<float>(lse),
+                            gpu::data<int32_t>(expert), gpu::data<float>(weight),
+                            static_cast<int>(experts),  static_cast<int>(k)};
+  if (rows <= kFewTokens && experts <= gpu::kMostChooseExperts) {
+    gpu::visit_floating(x.dtype(), "router_forward", [&]<class T>() { route_few<T>(x, w, out); });
+    return;
+  }
   const bool aligned = d % 8 == 0 && gpu::rows_aligned(gpu::data<Bf16>(x), d);
   if (x.dtype() != DType::bf16 || experts > gpu::kMostChooseExperts || !aligned) {
     plain_router(x, w, p, lse, expert, weight);
@@ -154,9 +216,7 @@ void router_forward(const Tensor& x, const Tensor& w, Tensor& p, Tensor& lse, Te
   }
   const Scratch planes(3 * w.numel() * 2);
   cut_weights(w, false, planes);
-  gpu::router_tiles(gpu::data<Bf16>(x), planes.data<Bf16>(), rows, d,
-                    {gpu::data<float>(p), gpu::data<float>(lse), gpu::data<int32_t>(expert),
-                     gpu::data<float>(weight), static_cast<int>(experts), static_cast<int>(k)});
+  gpu::router_tiles(gpu::data<Bf16>(x), planes.data<Bf16>(), rows, d, out);
 }
 
 void router_backward(const Tensor& dweight, const Tensor& dbalance, const Tensor& dz,

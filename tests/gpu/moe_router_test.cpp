@@ -13,11 +13,12 @@ struct Case {
   DType type;
 };
 const Case kCases[] = {{1, 8, 1, 1, DType::bf16},       {37, 64, 5, 2, DType::bf16},
-                       {130, 1024, 32, 1, DType::bf16}, {257, 1000, 33, 3, DType::bf16},
-                       {300, 256, 128, 8, DType::bf16}, {65, 512, 200, 9, DType::bf16},
-                       {70, 128, 512, 2, DType::bf16},  {40, 33, 7, 2, DType::bf16},
+                       {77, 64, 5, 2, DType::bf16},     {130, 1024, 32, 1, DType::bf16},
+                       {257, 1000, 33, 3, DType::bf16}, {300, 256, 128, 8, DType::bf16},
+                       {65, 512, 200, 9, DType::bf16},  {70, 128, 512, 2, DType::bf16},
+                       {40, 33, 7, 2, DType::bf16},     {90, 33, 7, 2, DType::bf16},
                        {33, 64, 513, 2, DType::bf16},   {64, 96, 16, 2, DType::f32},
-                       {0, 64, 8, 2, DType::bf16}};
+                       {65, 96, 16, 2, DType::f32},     {0, 64, 8, 2, DType::bf16}};
 
 std::string name_of(const Case& c) {
   return cat("N ", c.rows, " D ", c.d, " E ", c.experts, " k ", c.k, " ", to_string(c.type));
@@ -101,16 +102,18 @@ TEST(MoeRouterGpu, ChoosesAndWeighsAsTheCpuDoes) {
 TEST(MoeRouterGpu, TiesGoToTheLowerIdAndNanStaysInRange) {
   SKIP_WITHOUT_GPU();
   for (const int64_t experts : {8, 100, 512}) {
-    const Case c{20, 64, experts, 4, DType::bf16};
-    Tensor x = normal({c.rows, c.d}, DType::f64), w({experts, c.d}, DType::f32);
-    x.data<double>()[5 * c.d + 3] = std::numeric_limits<double>::quiet_NaN();
-    for (int64_t i = 0; i < w.numel(); ++i)
-      w.data<float>()[i] = static_cast<float>(i % c.d % 5) - 2;
-    const Routed gpu = route(c, on_gpu(x.to(DType::bf16)), on_gpu(w));
-    const std::vector<double> expert = gpu.expert.to_vector(), weight = gpu.weight.to_vector();
-    for (size_t i = 0; i < expert.size(); ++i) {
-      EXPECT_EQ(expert[i], static_cast<double>(i % 4));  // all logits of a row are equal, or NaN
-      EXPECT_EQ(std::isnan(weight[i]), i / 4 == 5);
+    for (const int64_t rows : {20, 100}) {
+      const Case c{rows, 64, experts, 4, DType::bf16};
+      Tensor x = normal({c.rows, c.d}, DType::f64), w({experts, c.d}, DType::f32);
+      x.data<double>()[5 * c.d + 3] = std::numeric_limits<double>::quiet_NaN();
+      for (int64_t i = 0; i < w.numel(); ++i)
+        w.data<float>()[i] = static_cast<float>(i % c.d % 5) - 2;
+      const Routed gpu = route(c, on_gpu(x.to(DType::bf16)), on_gpu(w));
+      const std::vector<double> expert = gpu.expert.to_vector(), weight = gpu.weight.to_vector();
+      for (size_t i = 0; i < expert.size(); ++i) {
+        EXPECT_EQ(expert[i], static_cast<double>(i % 4));  // all logits of a row are equal, or NaN
+        EXPECT_EQ(std::isnan(weight[i]), i / 4 == 5);
+      }
     }
   }
 }
