@@ -11,6 +11,8 @@
 
 namespace pyramoe::gpu::attention {
 
+inline constexpr float kLog2e = 1.4426950408889634f;
+
 // Token t of sequence b and head h starts at data + b * batch + t * row + h * dim.
 template <class T>
 struct Rows {

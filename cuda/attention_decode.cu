@@ -12,7 +12,6 @@ namespace pyramoe::gpu::attention {
 namespace {
 
 constexpr int kMergeThreads = 256;
-constexpr float kLog2e = 1.4426950408889634f;
 
 // What a chunk leaves for one query: scores in units of log2.
 struct Partial {

@@ -26,7 +26,6 @@ constexpr int kConsumerWarps = 8;
 constexpr int kTileRows = 2 * kGroupRows;  // rows of the tile at rest
 // Named barriers: 1, 2 turns of the warpgroups; 3, 4 their staging.
 constexpr int kTurnBarrier = 1, kStagingBarrier = 3;
-constexpr float kLog2e = 1.4426950408889634f;
 
 template <int kRows, int kDim>
 constexpr int kTileBytes = kRows* kDim * 2;

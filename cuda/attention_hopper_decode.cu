@@ -10,7 +10,6 @@ namespace pyramoe::gpu::attention {
 namespace {
 
 constexpr int kCluster = 8;
-constexpr float kLog2e = 1.4426950408889634f;
 
 template <int kDim, int kQueries>
 struct ClusterSum {
