@@ -13,31 +13,46 @@ namespace {
 
 constexpr int kThreads = 512, kUnroll = 4;
 
-// f(pack, column) on a row of v elements, N at a time, kUnroll loads on their way; the thread's
-// share only.
+// f(pack, column) on a row of v elements, kUnroll loads on their way; the thread's share only. Rows
+// of an odd vocabulary (GPT-2's 50257) start off a 16-byte border: the elements before the first
+// border and after the last go one by one, so f must take packs of 1 as well as of N.
 template <int N, class T, class F>
 __device__ __forceinline__ void each_pack(const T* row, int64_t v, const F& f) {
-  for (int64_t base = threadIdx.x * N; base < v; base += int64_t{kThreads} * N * kUnroll) {
+  const auto one = [&](int64_t column) {
+    gpu::Pieces<T, 1> in;
+    in.load(row + column);
+    f(in, column);
+  };
+  int64_t begin = 0;
+  if constexpr (N > 1) {
+    const auto off = static_cast<int>(reinterpret_cast<uintptr_t>(row) % 16);
+    begin = min(v, static_cast<int64_t>((16 - off) % 16 / sizeof(T)));
+    if (threadIdx.x < begin) one(threadIdx.x);
+  }
+  const int64_t end = begin + (v - begin) / N * N;
+  for (int64_t base = begin + threadIdx.x * N; base < end;
+       base += int64_t{kThreads} * N * kUnroll) {
     gpu::Pieces<T, N> in[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const int64_t column = base + u * kThreads * N;
-      if (column < v) in[u].load(row + column);
+      if (column < end) in[u].load(row + column);
     }
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const int64_t column = base + u * kThreads * N;
-      if (column < v) f(in[u], column);
+      if (column < end) f(in[u], column);
     }
   }
+  if (end + threadIdx.x < v) one(end + threadIdx.x);
 }
 
 template <int N, class T>
 __device__ __forceinline__ float log_sum_exp(const T* row, int64_t v, float factor,
                                              float2* shared) {
   gpu::OnlineSum online;
-  each_pack<N>(row, v, [&](const gpu::Pieces<T, N>& in, int64_t) {
-    online.add<T, N>(factor, [&](int i) { return in[i]; });
+  each_pack<N>(row, v, [&]<int K>(const gpu::Pieces<T, K>& in, int64_t) {
+    online.add<T, K>(factor, [&](int i) { return in[i]; });
   });
   return online.log_sum_exp(shared);
 }
@@ -62,22 +77,19 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t t = target[n];
   T* out = dlogits + n * v;
   if (t < 0) {
-    const float zeros[N] = {};
-    gpu::Pieces<T, N> zero;
-    zero.put(zeros);
-    for (int64_t i = threadIdx.x * N; i < v; i += kThreads * N) zero.store(out + i);
+    for (int64_t i = threadIdx.x; i < v; i += kThreads) out[i] = gpu::from_float<T>(0.0f);
     return;
   }
   const float g = t < v ? static_cast<float>(dloss.get() / tokens) : NAN;
   const gpu::Exponential<T> e(1.0f, lse[n]);
-  each_pack<N>(logits + n * v, v, [&](const gpu::Pieces<T, N>& in, int64_t column) {
-    float value[N];
+  each_pack<N>(logits + n * v, v, [&]<int K>(const gpu::Pieces<T, K>& in, int64_t column) {
+    float value[K];
 #pragma unroll
-    for (int i = 0; i < N; ++i) {
+    for (int i = 0; i < K; ++i) {
       const float p = e(in[i]);
       value[i] = (t - column == i ? p - 1.0f : p) * g;
     }
-    gpu::Pieces<T, N> y;
+    gpu::Pieces<T, K> y;
     y.put(value);
     y.store(out + column);
   });
@@ -95,11 +107,11 @@ __global__ void __launch_bounds__(kThreads)
   const float lt = log_sum_exp<N>(t, v, cold, shared[1]);
   const gpu::Exponential<T> e(cold, lt);
   float gap = 0;
-  each_pack<N>(t, v, [&](const gpu::Pieces<T, N>& in, int64_t column) {
-    gpu::Pieces<T, N> other;
+  each_pack<N>(t, v, [&]<int K>(const gpu::Pieces<T, K>& in, int64_t column) {
+    gpu::Pieces<T, K> other;
     other.load(s + column);
 #pragma unroll
-    for (int i = 0; i < N; ++i) {
+    for (int i = 0; i < K; ++i) {
       gap += e(in[i]) * ((in[i] * cold - lt) - (other[i] * cold - ls));
     }
   });
@@ -118,12 +130,12 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t n = blockIdx.x;
   const auto g = static_cast<float>(dloss.get() * factor);
   const gpu::Exponential<T> es(cold, student_lse[n]), et(cold, teacher_lse[n]);
-  each_pack<N>(student + n * v, v, [&](const gpu::Pieces<T, N>& in, int64_t column) {
-    gpu::Pieces<T, N> other;
+  each_pack<N>(student + n * v, v, [&]<int K>(const gpu::Pieces<T, K>& in, int64_t column) {
+    gpu::Pieces<T, K> other;
     other.load(teacher + n * v + column);
-    float value[N];
+    float value[K];
 #pragma unroll
-    for (int i = 0; i < N; ++i) value[i] = (es(in[i]) - et(other[i])) * g;
+    for (int i = 0; i < K; ++i) value[i] = (es(in[i]) - et(other[i])) * g;
     other.put(value);
     other.store(dstudent + n * v + column);
   });
@@ -144,12 +156,14 @@ void check_pair(const char* name, const Tensor& student, const Tensor& teacher) 
            ", teacher ", to_string(teacher.shape()), " ", to_string(teacher.dtype()));
 }
 
-// Calls f with the elements a pack of a row of T has: 16 bytes, or one where rows do not align.
+// Calls f with the elements a pack of T has: 16 bytes, or one where the tensors do not start at the
+// same place of a 16-byte line (views).
 template <class T, class F>
-void visit_pack(int64_t v, std::initializer_list<const T*> rows, F&& f) {
-  bool aligned = true;
-  for (const T* p : rows) aligned = aligned && gpu::rows_aligned(p, v);
-  if (aligned) {
+void visit_pack(std::initializer_list<const T*> tensors, F&& f) {
+  const auto place = [](const T* p) { return reinterpret_cast<uintptr_t>(p) % 16; };
+  bool together = true;
+  for (const T* p : tensors) together = together && place(p) == place(*tensors.begin());
+  if (together) {
     f.template operator()<static_cast<int>(16 / sizeof(T))>();
   } else {
     f.template operator()<1>();
@@ -168,7 +182,7 @@ void cross_entropy_forward(const Tensor& logits, const Tensor& target, Tensor& l
   if (rows == 0) return;
   gpu::visit_floating(logits.dtype(), name, [&]<class T>() {
     const auto* x = gpu::data<const T>(logits);
-    visit_pack<T>(v, {x}, [&]<int N>() {
+    visit_pack<T>({x}, [&]<int N>() {
       forward_kernel<N><<<gpu::grid(rows, 1), kThreads, 0, gpu::stream()>>>(
           x, gpu::data<const int32_t>(target), v, gpu::data<float>(loss), gpu::data<float>(lse));
     });
@@ -185,7 +199,7 @@ void cross_entropy_backward(const Tensor& dloss, const Tensor& logits, const Ten
   gpu::visit_floating(logits.dtype(), name, [&]<class T>() {
     const auto* x = gpu::data<const T>(logits);
     auto* dx = gpu::data<T>(dlogits);
-    visit_pack<T>(v, {x, dx}, [&]<int N>() {
+    visit_pack<T>({x, dx}, [&]<int N>() {
       backward_kernel<N><<<gpu::grid(rows, 1), kThreads, 0, gpu::stream()>>>(
           gpu::Scalar(dloss), static_cast<double>(tokens), x, gpu::data<const int32_t>(target),
           gpu::data<const float>(lse), v, dx);
@@ -202,7 +216,7 @@ void distill_forward(const Tensor& student, const Tensor& teacher, double temper
   if (rows == 0) return;
   gpu::visit_floating(student.dtype(), name, [&]<class T>() {
     const auto *s = gpu::data<const T>(student), *t = gpu::data<const T>(teacher);
-    visit_pack<T>(v, {s, t}, [&]<int N>() {
+    visit_pack<T>({s, t}, [&]<int N>() {
       distill_forward_kernel<N><<<gpu::grid(rows, 1), kThreads, 0, gpu::stream()>>>(
           s, t, v, static_cast<float>(1 / temperature), gpu::data<float>(loss),
           gpu::data<float>(student_lse), gpu::data<float>(teacher_lse));
@@ -221,7 +235,7 @@ void distill_backward(const Tensor& dloss, const Tensor& student, const Tensor& 
   gpu::visit_floating(student.dtype(), name, [&]<class T>() {
     const auto *s = gpu::data<const T>(student), *t = gpu::data<const T>(teacher);
     auto* ds = gpu::data<T>(dstudent);
-    visit_pack<T>(v, {s, t, ds}, [&]<int N>() {
+    visit_pack<T>({s, t, ds}, [&]<int N>() {
       distill_backward_kernel<N><<<gpu::grid(rows, 1), kThreads, 0, gpu::stream()>>>(
           gpu::Scalar(dloss), temperature / static_cast<double>(rows), s, t, v,
           static_cast<float>(1 / temperature), gpu::data<const float>(student_lse),

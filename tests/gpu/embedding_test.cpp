@@ -12,7 +12,8 @@ struct Case {
 };
 const std::vector<Case> kCases{{1, 1, 1},        {7, 3, 5},          {1000, 2, 64},
                                {5000, 1, 33},    {4096, 300, 768},   {16384, 50304, 128},
-                               {3000, 70000, 8}, {2048, 1024, 1024}, {20011, 257, 264}};
+                               {3000, 70000, 8}, {2048, 1024, 1024}, {20011, 257, 264},
+                               {9000, 3, 40},    {8192, 128, 256}};
 
 TEST(Embedding, ForwardAgreesBitForBit) {
   SKIP_WITHOUT_GPU();
@@ -63,15 +64,16 @@ TEST(Embedding, BackwardAgrees) {
   }
 }
 
-// Rows of one table row are added in order of n: in f32, from zero, that is one exact chain.
+// Up to 64 places of one row are one chain of additions, in order of n: the CPU's very sum.
 TEST(Embedding, BackwardAddsInOrder) {
   SKIP_WITHOUT_GPU();
-  const int64_t count = 3000;
-  const Call call{{normal({count, 8}), ids({count}, 7)}, {Tensor({7, 8}, DType::f32)}};
-  const Twins t = run_twins(call, [](const Tensors& x, Tensors& y) {
-    kernels::embedding_backward(x[0], x[1], false, y[0]);
-  });
-  expect_same_bits(t.cpu[0], t.gpu[0], "one chain");
+  for (int64_t d : {8, 33}) {
+    const Call call{{normal({64, d}), ids({64}, 3)}, {Tensor({3, d}, DType::f32)}};
+    const Twins t = run_twins(call, [](const Tensors& x, Tensors& y) {
+      kernels::embedding_backward(x[0], x[1], false, y[0]);
+    });
+    expect_same_bits(t.cpu[0], t.gpu[0], "one chain");
+  }
 }
 
 TEST(Embedding, IdsOutsideGiveNanRowsAndTouchNothingElse) {

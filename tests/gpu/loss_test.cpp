@@ -67,6 +67,19 @@ TEST(CrossEntropy, BackwardAgreesAlsoInPlace) {
   }
 }
 
+TEST(CrossEntropy, OutputsThatStartElsewhereInALineAgree) {
+  SKIP_WITHOUT_GPU();
+  for (DType d : kNarrow) {
+    const Loss l = cross_entropy({31, 96}, d, "off border");
+    const Tensor x = on_gpu(l.call.in[0]), target = on_gpu(l.call.in[1]);
+    const Tensor one = on_gpu(Tensor::scalar(1, DType::f32));
+    Tensor near = poisoned_like(x), far = off_border(near);
+    kernels::cross_entropy_backward(one, x, target, l.forward.gpu[1], 31, near);
+    kernels::cross_entropy_backward(one, x, target, l.forward.gpu[1], 31, far);
+    expect_same_bits(near, far, "off border");
+  }
+}
+
 // More rows than a card has room for at once, so blocks walk to their next row.
 TEST(CrossEntropy, InPlaceAgrees) {
   SKIP_WITHOUT_GPU();
