@@ -15,8 +15,8 @@
 namespace pyramoe::kernels::cuda {
 namespace {
 
-// Threads resident for this kernel on all 132 multiprocessors of an H100 or H200, at 512 each.
-constexpr int kAllThreads = 132 * 512;
+// Multiprocessors of an H100 or H200, and the threads of this kernel that are resident on one.
+constexpr int kMultiprocessors = 132, kResident = 512;
 
 template <class T, class W>
 struct Backward {
@@ -53,7 +53,7 @@ struct Held {
 };
 
 template <int kThreads, int kRows, bool kAdd, class T, class W>
-__global__ void __launch_bounds__(kThreads, kThreads >= 512 ? 1 : 512 / kThreads)
+__global__ void __launch_bounds__(kThreads, std::max(kResident / kThreads, 1))
     backward_kernel(Backward<T, W> p) {
   constexpr int N = 16 / sizeof(T), kWarps = kThreads / 32;
   // Sums of g and of g h for each warp and row; two sets in turn, so one barrier a turn is enough.
@@ -173,9 +173,9 @@ __global__ void __launch_bounds__(256) columns_any_kernel(Backward<T, W> p, int6
   p.parts[int64_t{blockIdx.y} * 2 * p.d + p.d + j] = sum.y;
 }
 
-// Blocks of the fast kernel for a width: rows_together is its kRows.
+// Blocks of the fast kernel: as many as are resident at once.
 int block_count(int64_t rows, int threads, int rows_together) {
-  const int most = std::max(kAllThreads / threads, 132);
+  const int most = kMultiprocessors * std::max(kResident / threads, 1);
   return static_cast<int>(std::clamp<int64_t>(gpu::ceil_div(rows, rows_together), 1, most));
 }
 
@@ -201,15 +201,21 @@ void run(const char* name, Backward<T, W> p, const Gradients& out) {
                        gpu::aligned16(p.dh) && gpu::aligned16(p.dx) && gpu::aligned16(p.weight);
   const int64_t packs = gpu::ceil_div(p.d, N);
   const bool fast = aligned && packs <= 1024;
-  const int threads = packs <= 128 ? 128 : packs <= 256 ? 256 : packs <= 512 ? 512 : 1024;
+  const int threads = packs <= 96    ? 96
+                      : packs <= 128 ? 128
+                      : packs <= 256 ? 256
+                      : packs <= 512 ? 512
+                                     : 1024;
   constexpr int kFew = 2;  // rows together in wide blocks; 4 in narrow ones, 1 in the widest
-  const int together = threads == 128 && !p.dh ? 4 : threads == 1024 ? 1 : kFew;
+  const int together = threads <= 128 && !p.dh ? 4 : threads == 1024 ? 1 : kFew;
   const int64_t rows_a_part = std::max<int64_t>(64, gpu::ceil_div(p.rows, 128));
   const int parts = fast ? block_count(p.rows, threads, together)
                          : static_cast<int>(gpu::ceil_div(p.rows, rows_a_part));
   const gpu::Scratch scratch(static_cast<int64_t>(sizeof(float)) * 2 * parts * p.d);
   p.parts = scratch.data<float>();
-  if (fast && threads == 128) {
+  if (fast && threads == 96) {
+    launch<96, 4>(p, parts);
+  } else if (fast && threads == 128) {
     launch<128, 4>(p, parts);
   } else if (fast && threads == 256) {
     launch<256, kFew>(p, parts);
