@@ -4,7 +4,7 @@
 set -euo pipefail
 
 packages=(g++ make cmake ninja-build pkg-config libeigen3-dev libgtest-dev libfmt-dev
-  nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libpcre2-dev zlib1g-dev)
+  nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libpcre2-dev zlib1g-dev libopenmpi-dev openmpi-bin)
 packages+=("$@")
 
 if ! command -v dpkg-query >/dev/null; then

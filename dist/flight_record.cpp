@@ -1,0 +1,183 @@
+#include "dist/flight_record.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <ctime>
+
+#include "core/error.h"
+#include "core/file.h"
+
+namespace pyramoe::dist {
+namespace {
+
+constexpr char kMagic[8] = {'p', 'm', 'f', 'l', 'y', '0', '0', '1'};
+
+double wall_time() {
+  timeval now{};
+  ::gettimeofday(&now, nullptr);
+  return static_cast<double>(now.tv_sec) + 1e-6 * static_cast<double>(now.tv_usec);
+}
+
+template <size_t N>
+void put_text(char (&to)[N], const std::string& text) {
+  std::memset(to, 0, N);
+  std::memcpy(to, text.data(), std::min(text.size(), N - 1));
+}
+
+template <size_t N>
+std::string get_text(const char (&from)[N]) {
+  return std::string(from, ::strnlen(from, N));
+}
+
+std::string time_of_day(double seconds) {
+  const auto whole = static_cast<time_t>(seconds);
+  tm parts{};
+  ::localtime_r(&whole, &parts);
+  char text[32];
+  std::strftime(text, sizeof text, "%H:%M:%S", &parts);
+  return text;
+}
+
+}  // namespace
+
+struct FlightRecord::Page {
+  char magic[8];
+  int32_t rank, ranks;
+  int64_t process;
+  int32_t ended, unused;
+  char phase[24];
+  FlightEntry entries[kEntries];
+};
+
+FlightRecord::FlightRecord(int rank, int ranks) : page_(new Page{}) {
+  std::memcpy(page_->magic, kMagic, sizeof kMagic);
+  page_->rank = rank;
+  page_->ranks = ranks;
+  page_->process = ::getpid();
+  put_text(page_->phase, "init");
+}
+
+FlightRecord::~FlightRecord() {
+  if (mapped_) {
+    ::munmap(page_, sizeof(Page));
+  } else {
+    delete page_;
+  }
+}
+
+void FlightRecord::open(const std::string& run_dir) {
+  make_folders(run_dir + "/flight", Exit::config);
+  char name[32];
+  std::snprintf(name, sizeof name, "/flight/rank_%04d", page_->rank);
+  const std::string path = run_dir + name;
+  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (fd < 0 || ::ftruncate(fd, sizeof(Page)) != 0) {
+    if (fd >= 0) ::close(fd);
+    fail(Exit::config, path, ": ", std::strerror(errno), "; choose a run.dir that can be written");
+  }
+  void* memory = ::mmap(nullptr, sizeof(Page), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  ::close(fd);
+  if (memory == MAP_FAILED) fail(Exit::config, path, ": ", std::strerror(errno));
+  Page* page = static_cast<Page*>(memory);
+  std::memcpy(page, page_, sizeof(Page));
+  if (mapped_) {
+    ::munmap(page_, sizeof(Page));
+  } else {
+    delete page_;
+  }
+  page_ = page;
+  mapped_ = true;
+}
+
+void FlightRecord::close() { page_->ended = 1; }
+void FlightRecord::set_phase(const char* phase) { put_text(page_->phase, phase); }
+
+int64_t FlightRecord::begin(const char* op, const std::string& group, int64_t sequence,
+                            int64_t bytes, int ranks) {
+  const int64_t number = next_++;
+  FlightEntry& entry = page_->entries[number % kEntries];
+  entry.number = 0;
+  entry.sequence = sequence;
+  entry.started = wall_time();
+  entry.finished = 0;
+  entry.bytes = bytes;
+  entry.ranks = ranks;
+  put_text(entry.op, op);
+  put_text(entry.group, group);
+  entry.number = number;
+  return number;
+}
+
+void FlightRecord::end(int64_t number) {
+  FlightEntry& entry = page_->entries[number % kEntries];
+  if (entry.number == number) entry.finished = wall_time();
+}
+
+FlightEntry FlightRecord::entry(int64_t number) const { return page_->entries[number % kEntries]; }
+
+void FlightRecord::set_waiting(int64_t number) {
+  if (number == waiting_.load(std::memory_order_relaxed)) return;
+  since_ = wall_time();
+  waiting_ = number;
+}
+
+int64_t FlightRecord::waiting(double& since) const {
+  since = since_;
+  return waiting_;
+}
+
+std::vector<FlightFile> read_flight(const std::string& run_dir) {
+  std::vector<FlightFile> files;
+  const std::string folder = run_dir + "/flight";
+  if (!is_folder(folder)) return files;
+  for (const std::string& name : list_folder(folder)) {
+    if (name.rfind("rank_", 0) != 0) continue;
+    const std::string bytes = read_file(folder + "/" + name, 1 << 20);
+    FlightRecord::Page page;
+    if (bytes.size() != sizeof page) continue;
+    std::memcpy(&page, bytes.data(), sizeof page);
+    if (std::memcmp(page.magic, kMagic, sizeof kMagic) != 0) continue;
+    FlightFile file{page.rank, page.ranks, page.process, page.ended != 0, get_text(page.phase), {}};
+    for (const FlightEntry& entry : page.entries) {
+      if (entry.number > 0) file.entries.push_back(entry);
+    }
+    std::sort(file.entries.begin(), file.entries.end(),
+              [](const FlightEntry& a, const FlightEntry& b) { return a.number < b.number; });
+    files.push_back(std::move(file));
+  }
+  return files;
+}
+
+std::string describe(const FlightEntry& entry) {
+  return cat(get_text(entry.op), " of ", get_text(entry.group), ", number ", entry.sequence, ", ",
+             entry.bytes, " bytes, ", entry.ranks, " ranks");
+}
+
+std::string describe_flight(const std::vector<FlightFile>& files) {
+  if (std::all_of(files.begin(), files.end(), [](const FlightFile& f) { return f.ended; }))
+    return "";
+  // Ranks make the same collectives: the one that has made the fewest of those that somebody still
+  // waits for is the one that the others waited for.
+  std::string text = "the last run in this folder did not end in order:\n";
+  const FlightFile* behind = nullptr;
+  for (const FlightFile& file : files) {
+    if (file.entries.empty()) continue;
+    const FlightEntry& last = file.entries.back();
+    text += cat("  rank ", file.rank, " (process ", file.process, "), in ", file.phase, ", ",
+                last.finished > 0 ? "after " : "waiting in ", describe(last), ", since ",
+                time_of_day(last.finished > 0 ? last.finished : last.started), "\n");
+    if (!behind || last.number < behind->entries.back().number) behind = &file;
+  }
+  if (behind && files.size() > 1) {
+    text += cat("  first to fall silent: rank ", behind->rank, ", in ", behind->phase, "\n");
+  }
+  return text;
+}
+
+}  // namespace pyramoe::dist
