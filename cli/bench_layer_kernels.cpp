@@ -58,7 +58,15 @@ std::vector<Row> routing_rows(const LayerOptions& o, Tensors& t) {
                   }});
   const int64_t capacity =
       o.capacity > 0 ? moe::expert_capacity(o.tokens, o.experts, o.top_k, o.capacity, 4) : 0;
-  if (capacity > 0 && capacity < o.tokens) {
+  const bool drops = capacity > 0 && capacity < o.tokens;
+  if (drops && o.top_k == 1) {
+    rows.push_back({"assign_rows_by_position", 8 * n, 0, [&t, capacity] {
+                      kernels::assign_rows_by_position(t.expert, t.p.dim(0), capacity, t.row,
+                                                       t.offsets, t.load);
+                    }});
+    return rows;
+  }
+  if (drops) {
     t.kept = Tensor(t.expert.shape(), DType::u8, t.x.device());
     rows.push_back({"keep_within_capacity", 5 * n * k, 0, [&t, capacity] {
                       kernels::keep_within_capacity(t.expert, t.weight, t.p.dim(1), t.p.dim(0),

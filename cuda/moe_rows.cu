@@ -21,13 +21,24 @@ constexpr int kSelectThreads = 128;
 // What the places are for.
 struct ToRows {  // the segment row of every kept choice
   int32_t* row;
-  __device__ void place(int64_t choice, int64_t, int32_t rank) const { row[choice] = rank; }
+  __device__ void place(int64_t choice, int64_t, int32_t, int32_t rank) const {
+    row[choice] = rank;
+  }
+  __device__ void none(int64_t choice) const { row[choice] = -1; }
+};
+struct ToPlaces {  // the segment row of the first `capacity` of an expert and group
+  int32_t* row;
+  const int32_t *base, *offsets;  // (G, E), (E + 1)
+  int64_t experts, capacity;
+  __device__ void place(int64_t choice, int64_t group, int32_t e, int32_t rank) const {
+    row[choice] = rank < capacity ? offsets[e] + base[group * experts + e] + rank : -1;
+  }
   __device__ void none(int64_t choice) const { row[choice] = -1; }
 };
 struct ToKept {  // the first `capacity` keep their place
   uint8_t* kept;
   int64_t capacity;
-  __device__ void place(int64_t choice, int64_t, int32_t rank) const {
+  __device__ void place(int64_t choice, int64_t, int32_t, int32_t rank) const {
     kept[choice] = rank < capacity;
   }
   __device__ void none(int64_t choice) const { kept[choice] = 0; }
@@ -36,7 +47,7 @@ struct ToList {  // a group's choices sorted by expert
   int32_t* list;
   uint8_t* kept;
   int64_t group_items;
-  __device__ void place(int64_t choice, int64_t group, int32_t rank) const {
+  __device__ void place(int64_t choice, int64_t group, int32_t, int32_t rank) const {
     list[group * group_items + rank] = static_cast<int32_t>(choice);
   }
   __device__ void none(int64_t choice) const { kept[choice] = 0; }
@@ -209,6 +220,29 @@ void assign_rows(const Tensor& expert, const Tensor& kept, Tensor& row, Tensor& 
   gpu::count_choices(sort, pe, pk, table.data<int32_t>(), all);
   gpu::scan_counts(sort, table.data<int32_t>(), all, po, gpu::data<int32_t>(load));
   gpu::place_choices(sort, pe, pk, table.data<int32_t>(), po, ToRows{gpu::data<int32_t>(row)});
+}
+
+void assign_rows_by_position(const Tensor& expert, int64_t group_rows, int64_t capacity,
+                             Tensor& row, Tensor& offsets, Tensor& load) {
+  const int64_t rows = expert.dim(0), experts = load.dim(0);
+  PM_CHECK(expert.dim(1) == 1, "assign_rows_by_position: ", expert.dim(1), " choices a token, ",
+           "expected 1");
+  PM_CHECK(capacity >= 1, "assign_rows_by_position: capacity ", capacity, ", expected at least 1");
+  PM_CHECK(group_rows >= 1 && rows % group_rows == 0, "assign_rows_by_position: groups of ",
+           group_rows, " rows do not divide ", rows, " rows");
+  PM_CHECK(rows < int64_t{1} << 31, "assign_rows_by_position: ", rows, " rows do not fit in i32");
+  PM_CHECK(offsets.numel() == experts + 1, "assign_rows_by_position: ", offsets.numel(),
+           " offsets for ", experts, " experts");
+  const int32_t* pe = gpu::data<int32_t>(expert);
+  int32_t* po = gpu::data<int32_t>(offsets);
+  const gpu::Sort sort = gpu::make_sort(rows, 1, experts, group_rows, false);
+  const gpu::Scratch table(sort.table_bytes()), base(sort.groups * experts * 4);
+  gpu::count_choices(sort, pe, nullptr, table.data<int32_t>(), nullptr);
+  gpu::scan_places(sort, capacity, table.data<int32_t>(), base.data<int32_t>(), po,
+                   gpu::data<int32_t>(load));
+  gpu::place_choices(
+      sort, pe, nullptr, table.data<int32_t>(), nullptr,
+      ToPlaces{gpu::data<int32_t>(row), base.data<int32_t>(), po, experts, capacity});
 }
 
 void padded_slots(const Tensor& expert, const Tensor& row, const Tensor& offsets, int64_t width,

@@ -181,6 +181,46 @@ static __global__ void __launch_bounds__(kScanThreads)
   if (offsets && threadIdx.x == 0) offsets[blockIdx.x * (s.experts + 1) + s.experts] = carry;
 }
 
+// With places for `capacity` choices of an expert and group: table becomes the choices of e in the
+// chunks before, base (G, E) the places taken in the groups before; offsets count places. One
+// block.
+static __global__ void __launch_bounds__(kScanThreads)
+    scan_places_kernel(Sort s, int64_t capacity, int32_t* table, int32_t* base, int32_t* offsets,
+                       int32_t* load) {
+  __shared__ int32_t shared[kWarp];
+  constexpr int kAhead = 8;
+  const int64_t rows = s.groups * s.chunks;
+  int32_t carry = 0;
+  for (int64_t tile = 0; tile < s.experts; tile += kScanThreads) {
+    const int64_t e = tile + threadIdx.x;
+    int32_t sum = 0, places = 0, everything = 0;
+    for (int64_t first = 0; e < s.experts && first < rows; first += kAhead) {
+      int32_t value[kAhead];
+#pragma unroll
+      for (int u = 0; u < kAhead; ++u) {
+        value[u] = first + u < rows ? table[(first + u) * s.experts + e] : 0;
+      }
+#pragma unroll
+      for (int u = 0; u < kAhead; ++u) {
+        const int64_t i = first + u, group = i / s.chunks;
+        if (i >= rows) continue;
+        table[i * s.experts + e] = sum;
+        sum += value[u];
+        if (i - group * s.chunks != s.chunks - 1) continue;
+        base[group * s.experts + e] = places;  // the group's last chunk
+        places += static_cast<int32_t>(min(static_cast<int64_t>(sum), capacity));
+        everything += sum;
+        sum = 0;
+      }
+    }
+    int32_t total = 0;
+    const int32_t below = block_sum_below(places, shared, &total);
+    if (e < s.experts) offsets[e] = carry + below, load[e] = everything;
+    carry += total;
+  }
+  if (threadIdx.x == 0) offsets[s.experts] = carry;
+}
+
 // Tells `out` the place of every kept choice: its rank among its expert's, plus offsets if given.
 template <class Out>
 __global__ void __launch_bounds__(kWarp)
@@ -199,7 +239,7 @@ __global__ void __launch_bounds__(kWarp)
     walk_piece(piece, c.counters, [&](int u, int32_t rank) {
       if (piece.choice[u] < 0) return;
       if (piece.expert[u] >= 0) {
-        out.place(piece.choice[u], c.group, rank);
+        out.place(piece.choice[u], c.group, piece.expert[u], rank);
       } else {
         out.none(piece.choice[u]);
       }
@@ -222,6 +262,12 @@ inline void scan_counts(const Sort& s, int32_t* table, const int32_t* all, int32
                         int32_t* load) {
   scan_counts_kernel<<<grid(s.groups, 1), kScanThreads, 0, stream()>>>(s, table, all, offsets,
                                                                        load);
+  PM_LAUNCHED();
+}
+
+inline void scan_places(const Sort& s, int64_t capacity, int32_t* table, int32_t* base,
+                        int32_t* offsets, int32_t* load) {
+  scan_places_kernel<<<1, kScanThreads, 0, stream()>>>(s, capacity, table, base, offsets, load);
   PM_LAUNCHED();
 }
 

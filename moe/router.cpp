@@ -42,13 +42,19 @@ Routing Router::route(const Var& x, const nn::Context& context) const {
            context.batch, " sequences of ", context.length);
   Routing r;
   const Var score = fuses(x, context) ? score_fused(x, context, r) : score_plain(x, context, r);
-  const Tensor kept = keep(r.expert, score.value(), context);  // (N, k) or undefined
   const Device device = x.value().device();
   r.row = Tensor(r.expert.shape(), DType::i32, device);
   r.offsets = Tensor({experts_ + 1}, DType::i32, device);
   r.load = Tensor({experts_}, DType::i32, device);
-  kernels::assign_rows(r.expert, kept, r.row, r.offsets, r.load);
-  r.weight = kept.defined() || renormalize_ ? ops::keep_weights(score, r.row, renormalize_) : score;
+  const int64_t rows = context.training ? group_rows(group_, context) : 0;
+  const int64_t capacity = places(rows, context);
+  if (capacity > 0 && top_k_ == 1 && drop_by_ == kernels::DropBy::position) {
+    kernels::assign_rows_by_position(r.expert, rows, capacity, r.row, r.offsets, r.load);
+  } else {
+    const Tensor kept = keep(r.expert, score.value(), rows, capacity, context);
+    kernels::assign_rows(r.expert, kept, r.row, r.offsets, r.load);
+  }
+  r.weight = capacity > 0 || renormalize_ ? ops::keep_weights(score, r.row, renormalize_) : score;
   return r;
 }
 
@@ -104,12 +110,17 @@ Choice Router::choose(const Var& logits, const nn::Context& context) const {
   return choice;
 }
 
-// Who keeps a place; undefined = everybody.
-Tensor Router::keep(const Tensor& expert, const Tensor& weight, const nn::Context& context) const {
-  if (!context.training || capacity_factor_ <= 0) return {};
-  const int64_t rows = group_rows(group_, context);
+// Places an expert has for the tokens of a group; 0 = for all of them.
+int64_t Router::places(int64_t rows, const nn::Context& context) const {
+  if (!context.training || capacity_factor_ <= 0) return 0;
   const int64_t capacity = expert_capacity(rows, experts_, top_k_, capacity_factor_, min_capacity_);
-  if (capacity >= rows) return {};
+  return capacity < rows ? capacity : 0;
+}
+
+// Who keeps a place; undefined = everybody.
+Tensor Router::keep(const Tensor& expert, const Tensor& weight, int64_t rows, int64_t capacity,
+                    const nn::Context& context) const {
+  if (capacity == 0) return {};
   Tensor kept(expert.shape(), DType::u8, expert.device());
   kernels::keep_within_capacity(expert, weight, experts_, rows, capacity, drop_by_,
                                 context.key(RngPurpose::token_selection), context.first_token(),

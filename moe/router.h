@@ -30,7 +30,9 @@ class Router : public nn::Module {
  private:
   Var logits(const Var& x, const nn::Context& context) const;
   Choice choose(const Var& logits, const nn::Context& context) const;
-  Tensor keep(const Tensor& expert, const Tensor& weight, const nn::Context& context) const;
+  int64_t places(int64_t rows, const nn::Context& context) const;
+  Tensor keep(const Tensor& expert, const Tensor& weight, int64_t rows, int64_t capacity,
+              const nn::Context& context) const;
   // Both fill the Routing's x, expert and losses, and return the scores of the choices, (N, k).
   bool fuses(const Var& x, const nn::Context& context) const;
   Var score_fused(const Var& x, const nn::Context& context, Routing& r) const;

@@ -130,6 +130,16 @@ void assign_rows(const Tensor& expert, const Tensor& kept, Tensor& row, Tensor& 
   });
 }
 
+void assign_rows_by_position(const Tensor& expert, int64_t group_rows, int64_t capacity,
+                             Tensor& row, Tensor& offsets, Tensor& load) {
+  PM_CHECK(expert.dim(1) == 1, "assign_rows_by_position: ", expert.dim(1), " choices a token, ",
+           "expected 1");
+  Tensor kept(expert.shape(), DType::u8), unused(expert.shape(), DType::f32);
+  keep_within_capacity(expert, unused, load.dim(0), group_rows, capacity, DropBy::position, {}, 0,
+                       kept);
+  assign_rows(expert, kept, row, offsets, load);
+}
+
 void padded_slots(const Tensor& expert, const Tensor& row, const Tensor& offsets, int64_t width,
                   Tensor& slot) {
   const int32_t *pe = expert.data<int32_t>(), *pr = row.data<int32_t>();

@@ -66,6 +66,11 @@ PM_KERNEL(keep_within_capacity,
 PM_KERNEL(assign_rows,
           (const Tensor& expert, const Tensor& kept, Tensor& row, Tensor& offsets, Tensor& load))
 
+// keep_within_capacity by position, then assign_rows, for one choice a token: the order of places
+// is the order of rows then, so one sort does both.   expert, row (N, 1)
+PM_KERNEL(assign_rows_by_position, (const Tensor& expert, int64_t group_rows, int64_t capacity,
+                                    Tensor& row, Tensor& offsets, Tensor& load))
+
 // ---- losses
 
 // loss = mean over groups of E * sum_e mean_n(p[n, e]) * share[g, e], where share is e's part of

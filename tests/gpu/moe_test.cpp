@@ -173,6 +173,25 @@ TEST(MoeGpu, RowsOffsetsAndLoadsAreTheCpus) {
   }
 }
 
+TEST(MoeGpu, PlacesByPositionAndRowsInOneSort) {
+  SKIP_WITHOUT_GPU();
+  for (Wants w : kWants) {
+    w.k = 1;
+    const int64_t group = w.rows > 0 ? w.rows / w.groups : 1;
+    for (const int64_t capacity :
+         {int64_t{1}, std::max<int64_t>(1, group / w.experts), group / 2 + 1, group + 5}) {
+      const Both both = run_both(
+          {wanted(w, 4)},
+          {Tensor({w.rows, 1}, DType::i32), Tensor({w.experts + 1}, DType::i32),
+           Tensor({w.experts}, DType::i32)},
+          [&](const Tensors& in, Tensors& out) {
+            kernels::assign_rows_by_position(in[0], group, capacity, out[0], out[1], out[2]);
+          });
+      expect_equal(both, cat(w.name, ", capacity ", capacity));
+    }
+  }
+}
+
 TEST(MoeGpu, RoundRobinAndPaddedSlots) {
   SKIP_WITHOUT_GPU();
   for (const int64_t experts : {1, 3, 8}) {
