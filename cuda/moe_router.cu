@@ -113,43 +113,67 @@ struct LossGrads {
   int64_t rows, experts, k, group_rows;
 };
 
-// dlogits[n, e] = p (dp - sum_e p dp + dz 2 / N lse), dp from the choices and the balance loss.
-// Into f32, or into planes: for dx (N, 3 E) hi, hi, lo; for dw (N, 2 E) hi, lo.
+// Two neighbouring experts at once where E is even: 8 bytes of p, 4 of a plane.
+template <int kSide>
+using Scores = gpu::Vec<float, kSide>;
+
+// d objective / d p of experts e, e + 1, …: from the choices and from the balance loss.
+template <int kSide>
+__device__ __forceinline__ Scores<kSide> dp_of(const LossGrads& g, int64_t n, int64_t e,
+                                               const float* share, float balance) {
+  Scores<kSide> dp;
+#pragma unroll
+  for (int i = 0; i < kSide; ++i) dp.v[i] = share ? balance * share[e + i] : 0.0f;
+  for (int64_t j = n * g.k; g.dweight && j < (n + 1) * g.k; ++j) {
+    const int64_t side = g.expert[j] - e;
+#pragma unroll
+    for (int i = 0; i < kSide; ++i) dp.v[i] += side == i ? g.dweight[j] : 0.0f;
+  }
+  return dp;
+}
+
+// dlogits[n, e] = p (dp - sum_e p dp + dz 2 / N lse). Into f32, or into planes: for dx (N, 3 E) hi,
+// hi, lo; for dw (N, 2 E) hi, lo.
+template <int kSide>
 __global__ void __launch_bounds__(kThreads)
     dlogits_kernel(LossGrads g, float* __restrict__ wide, Bf16* __restrict__ for_dx,
                    Bf16* __restrict__ for_dw) {
   const int64_t n = blockIdx.x * static_cast<int64_t>(kTokens) + threadIdx.x / kTokenLanes;
   const bool real = n < g.rows;
-  const int64_t lane = threadIdx.x % kTokenLanes, last = real ? g.experts : 0;
+  const int64_t first = threadIdx.x % kTokenLanes * kSide, last = real ? g.experts : 0;
   const float balance =
-      g.dbalance ? g.dbalance[0] * static_cast<float>(g.experts) / static_cast<float>(g.rows)
-                 : 0.0f;
-  const float* p = g.p + n * g.experts;
+      g.dbalance ? g.dbalance[0] * static_cast<float>(g.experts) / static_cast<float>(g.rows) : 0;
   const float* share = g.dbalance && real ? g.share + n / g.group_rows * g.experts : nullptr;
-  const auto dp = [&](int64_t e) {
-    float sum = 0;
-    for (int64_t j = n * g.k; g.dweight && j < (n + 1) * g.k; ++j) {
-      if (g.expert[j] == e) sum += g.dweight[j];
-    }
-    return share ? sum + balance * share[e] : sum;
-  };
   float pull = 0;
-  for (int64_t e = lane; e < last; e += kTokenLanes) pull += p[e] * dp(e);
+  for (int64_t e = first; e < last; e += kTokenLanes * kSide) {
+    const Scores<kSide> p = gpu::load_vec<float, kSide>(g.p + n * g.experts + e);
+    const Scores<kSide> dp = dp_of<kSide>(g, n, e, share, balance);
+#pragma unroll
+    for (int i = 0; i < kSide; ++i) pull = fmaf(p.v[i], dp.v[i], pull);
+  }
   pull = gpu::token_sum(pull);
   if (g.dz && real) pull -= 2 * g.dz[0] / static_cast<float>(g.rows) * g.lse[n];
-  for (int64_t e = lane; e < last; e += kTokenLanes) {
-    const float d = p[e] * (dp(e) - pull);
-    if (wide) wide[n * g.experts + e] = d;
-    Bf16 plane[2];
-    cut(d, plane);
+  for (int64_t e = first; e < last; e += kTokenLanes * kSide) {
+    Scores<kSide> d = gpu::load_vec<float, kSide>(g.p + n * g.experts + e);
+    const Scores<kSide> dp = dp_of<kSide>(g, n, e, share, balance);
+    gpu::Vec<Bf16, kSide> high, low;
+#pragma unroll
+    for (int i = 0; i < kSide; ++i) {
+      d.v[i] *= dp.v[i] - pull;
+      Bf16 plane[2];
+      cut(d.v[i], plane);
+      high.v[i] = plane[0], low.v[i] = plane[1];
+    }
+    if (wide) gpu::store_vec(wide + n * g.experts + e, d);
     if (for_dx) {
       Bf16* row = for_dx + n * 3 * g.experts + e;
-      row[0] = row[g.experts] = plane[0];
-      row[2 * g.experts] = plane[1];
+      gpu::store_vec(row, high);
+      gpu::store_vec(row + g.experts, high);
+      gpu::store_vec(row + 2 * g.experts, low);
     }
     if (for_dw) {
-      for_dw[n * 2 * g.experts + e] = plane[0];
-      for_dw[n * 2 * g.experts + g.experts + e] = plane[1];
+      gpu::store_vec(for_dw + n * 2 * g.experts + e, high);
+      gpu::store_vec(for_dw + (n * 2 + 1) * g.experts + e, low);
     }
   }
 }
@@ -241,7 +265,8 @@ void router_backward(const Tensor& dweight, const Tensor& dbalance, const Tensor
   const Scratch wide(planes ? 0 : p.numel() * 4), dx_planes(planes ? p.numel() * 6 : 0),
       dw_planes(planes ? p.numel() * 4 : 0);
   if (rows > 0) {
-    dlogits_kernel<<<gpu::grid(rows, kTokens), kThreads, 0, gpu::stream()>>>(
+    const auto kernel = experts % 2 == 0 ? dlogits_kernel<2> : dlogits_kernel<1>;
+    kernel<<<gpu::grid(rows, kTokens), kThreads, 0, gpu::stream()>>>(
         g, planes ? nullptr : wide.data<float>(),
         planes && dx.defined() ? dx_planes.data<Bf16>() : nullptr,
         planes && dw.defined() ? dw_planes.data<Bf16>() : nullptr);
