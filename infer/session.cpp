@@ -81,13 +81,37 @@ Tensor Session::step(std::span<const int32_t> tokens, const std::vector<bool>& a
   }
   if (!active.empty()) set_lengths();
   width_ = 1;
-  const Tensor x = run(Tensor::from(tokens, {batch(), 1}, device_));
+  if (!tokens_.defined()) tokens_ = Tensor({batch(), 1}, DType::i32, device_);
+  device_copy(tokens_.raw(), device_, tokens.data(), kCpu, tokens_.bytes());
+  step_on_device();
   for (size_t b = 0; b < tokens.size(); ++b) {
     fed_[b] = is_active(b) ? 1 : 0;
     if (is_active(b)) ++lengths_[b];
   }
   set_lengths();
-  return head_.logits(x);
+  return logits_;
+}
+
+void Session::step_on_device() {
+  const auto work = [this] { logits_ = head_.logits(run(tokens_)); };
+  if (device_.type != DeviceType::cuda || capture_ != Capture::warm) {
+    if (capture_ == Capture::cold) capture_ = Capture::warm;
+    return work();
+  }
+  if (!graph_.captured()) {
+    try {
+      graph_.capture(device_, 0, work);
+    } catch (const Error&) {
+      capture_ = Capture::impossible;
+      return work();
+    }
+  }
+  graph_.replay();
+}
+
+void Session::keep_choices(bool keep) {
+  if (keep != keep_choices_) graph_ = Graph();
+  keep_choices_ = keep;
 }
 
 void Session::adopt(int64_t row, const Session& one) {

@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include "core/graph.h"
 #include "infer/head.h"
 #include "nn/gpt.h"
 
@@ -27,7 +28,7 @@ class Session {
   // last token, (B, V) on the session's device.
   Tensor prefill(const std::vector<Tokens>& texts);
   // Reads one more token per row. Rows for which `active` is false read a token that leaves no
-  // trace. Returns logits (B, V).
+  // trace. Returns logits (B, V), which the next step may overwrite.
   Tensor step(std::span<const int32_t> tokens, const std::vector<bool>& active = {});
   // Replaces one row by the only row of another session of the same t_max. The others stay.
   void adopt(int64_t row, const Session& one);
@@ -39,7 +40,7 @@ class Session {
   int64_t cache_bytes() const { return cache_.bytes(); }
 
   // With `keep` on, every call keeps which experts its tokens chose.
-  void keep_choices(bool keep) { keep_choices_ = keep; }
+  void keep_choices(bool keep);
   // The experts of block `layer` that row's tokens of the last call chose: one list a token.
   // Empty for a block without experts.
   std::vector<std::vector<int32_t>> choices(int64_t layer, int64_t row) const;
@@ -47,6 +48,7 @@ class Session {
  private:
   Tensor run(const Tensor& tokens);  // (B, M) -> features (B * M, D)
   void set_lengths();                // to the device
+  void step_on_device();             // from tokens_ to logits_
 
   nn::Gpt& model_;
   Head head_;
@@ -58,6 +60,12 @@ class Session {
   std::vector<int64_t> fed_;  // real tokens per row of the last call
   int64_t width_ = 0;         // padded tokens per row of the last call
   bool keep_choices_ = false;
+  // One step has the same shapes for any mix of lengths: on a GPU the second is captured, and from
+  // then on a step is one launch. A model that has to ask the device (the dense form of dispatch)
+  // is not captured.
+  Tensor tokens_, logits_;  // (B, 1), (B, V)
+  Graph graph_;
+  enum class Capture { cold, warm, impossible } capture_ = Capture::cold;
 };
 
 // The rows `index` of x (N, D), copied.

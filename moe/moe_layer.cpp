@@ -11,9 +11,10 @@ nn::LayerStat layer_stat(const Routing& r, const nn::Context& context) {
   stat.layer = context.layer;
   stat.tokens = r.row.dim(0);
   stat.load = r.load;
-  stat.dropped = r.dropped();
-  if (r.balance_loss.defined()) stat.balance_loss = r.balance_loss.value().item();
-  if (r.z_loss.defined()) stat.z_loss = r.z_loss.value().item();
+  stat.choices = r.row.numel();
+  stat.kept = r.offsets.rows(r.offsets.dim(0) - 1, r.offsets.dim(0));
+  stat.balance_loss = r.balance_loss.value();
+  stat.z_loss = r.z_loss.value();
   if (context.keep_choices) stat.expert = r.expert;
   return stat;
 }
@@ -30,7 +31,7 @@ MoeLayer::MoeLayer(const ModelConfig& config, const LayerPlan& plan, const nn::B
 MoeLayer::Sent MoeLayer::send(const Var& x, nn::Context& context) {
   Sent sent{router_.route(x, context), {}};
   context.stats.push_back(layer_stat(sent.routing, context));
-  sent.pending = dispatcher_->send(x, sent.routing);
+  sent.pending = dispatcher_->send(sent.routing.x, sent.routing);
   return sent;
 }
 

@@ -18,9 +18,10 @@ FfnOut Block::forward(const Var& x, Context& context) {
     key.layer = key.layer * 2 + half;
     return ops::dropout(y, context.training ? dropout_ : 0.0, key, context.first_token());
   };
-  const Var middle = ops::add(x, drop(attention_.forward(norm1_.forward(x), context), 0));
-  FfnOut out = ffn_.forward(norm2_.forward(middle), context);
-  out.y = ops::add(middle, drop(out.y, 1));
+  const Var y = drop(attention_.forward(norm1_.forward(x), context), 0);
+  const Vars middle = norm2_.forward_sum(x, y);  // {x + y, its norm}
+  FfnOut out = ffn_.forward(middle[1], context);
+  out.y = ops::add(middle[0], drop(out.y, 1));
   return out;
 }
 

@@ -11,15 +11,19 @@
 
 namespace pyramoe::nn {
 
-// What a layer of experts did with its tokens.
+// What a layer of experts did with its tokens. The numbers stay on the device: who reads them makes
+// the host wait.
 struct LayerStat {
   int64_t layer = 0;
   int64_t tokens = 0;
+  int64_t choices = 0;  // tokens times choices a token
   Tensor load;          // (E) i32: choices per expert, before drops
-  int64_t dropped = 0;  // choices that found no room
-  double balance_loss = 0;
-  double z_loss = 0;
+  Tensor kept;          // (1) i32: choices that found room
+  Tensor balance_loss;  // (1), undefined where there is none
+  Tensor z_loss;
   Tensor expert;  // (N, k) i32, kept only when Context::keep_choices
+
+  int64_t dropped() const { return choices - static_cast<int64_t>(kept.item()); }
 };
 
 struct Context {
@@ -30,8 +34,9 @@ struct Context {
   int64_t batch = 0;           // B: the input has N = B * T rows
   int64_t length = 0;          // T
   int64_t layer = 0;           // block now running, set by Gpt
-  bool keep_choices = false;   // keep which expert every token chose
-  KvCache* cache = nullptr;    // decoding: positions start at cache->lengths
+  Tensor positions;  // (B * T) i32 on the tokens' device; undefined: worked out from the rest
+  bool keep_choices = false;  // keep which expert every token chose
+  KvCache* cache = nullptr;   // decoding: positions start at cache->lengths
   std::vector<LayerStat> stats;
 
   int64_t first_token() const { return first_sequence * length; }

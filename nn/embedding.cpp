@@ -5,9 +5,12 @@
 namespace pyramoe::nn {
 namespace {
 
-// Position of every row: (B * T) i32 on the tokens' device.
+// Position of every row: (B * T) i32 on the tokens' device. One new token a sequence stands where
+// the cache ends, so a decode step reads nothing back to the host.
 Tensor row_positions(int64_t batch, int64_t length, int64_t limit, const Context& context,
                      Device device) {
+  if (context.positions.defined()) return context.positions;
+  if (context.cache && length == 1) return context.cache->lengths;
   std::vector<int32_t> position(static_cast<size_t>(batch * length));
   std::vector<double> start(static_cast<size_t>(batch), 0.0);
   if (context.cache) start = context.cache->lengths.to_vector();

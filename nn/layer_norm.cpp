@@ -11,4 +11,8 @@ LayerNorm::LayerNorm(int64_t dim, const Build& build) {
 
 Var LayerNorm::forward(const Var& x) const { return ops::layer_norm(x, weight_, bias_); }
 
+Vars LayerNorm::forward_sum(const Var& x, const Var& residual) const {
+  return ops::add_layer_norm(x, residual, weight_, bias_);
+}
+
 }  // namespace pyramoe::nn

@@ -9,6 +9,8 @@ class LayerNorm : public Module {
  public:
   LayerNorm(int64_t dim, const Build& build);
   Var forward(const Var& x) const;  // (N, D) -> (N, D)
+  // h = x + residual, and the norm of h, in one pass over memory.   {h, norm}, each (N, D)
+  Vars forward_sum(const Var& x, const Var& residual) const;
 
  private:
   Var weight_, bias_;

@@ -1,7 +1,5 @@
 #include "train/flat_buffers.h"
 
-#include <cmath>
-
 #include "core/kernels/reduce.h"
 
 namespace pyramoe::train {
@@ -66,14 +64,12 @@ void FlatBuffers::finish_grads() {
   }
 }
 
-double FlatBuffers::grad_norm() const {
-  double sum = 0;
-  for (const FlatGroup& group : groups_) {
-    Tensor part = Tensor::zeros({1}, DType::f64, group.grad.device());
-    kernels::sum_squares(group.grad, part);
-    sum += part.item();
+void FlatBuffers::sum_squares(const Tensor& squares) const {
+  for (size_t i = 0; i < groups_.size(); ++i) {
+    const auto place = static_cast<int64_t>(i);
+    Tensor sum = squares.rows(place, place + 1);
+    kernels::sum_squares(groups_[i].grad, sum);
   }
-  return std::sqrt(sum);
 }
 
 }  // namespace pyramoe::train

@@ -40,8 +40,8 @@ class FlatBuffers {
   void reset_grads();
   // After the last backward of a step: parameters that no loss reached have gradient zero.
   void finish_grads();
-  // sqrt of the sum of squares of all gradients, summed in f64 in a fixed order.
-  double grad_norm() const;
+  // The sum of squares of each group's gradients, summed in a fixed order.   squares (groups) f64
+  void sum_squares(const Tensor& squares) const;
 
  private:
   std::vector<FlatGroup> groups_;

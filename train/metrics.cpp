@@ -1,10 +1,8 @@
 #include "train/metrics.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <numeric>
 
 #include "core/file.h"
 #include "core/json.h"
@@ -31,32 +29,6 @@ int64_t step_of(std::string_view line) {
 }
 
 }  // namespace
-
-void add_layer_stats(const std::vector<nn::LayerStat>& stats, StepResult& result) {
-  if (stats.empty()) return;
-  std::map<int64_t, std::vector<int64_t>> load;
-  int64_t choices = 0, dropped = 0;
-  for (const nn::LayerStat& stat : stats) {
-    std::vector<int64_t>& sum = load[stat.layer];
-    const std::vector<double> counts = stat.load.to_vector();
-    sum.resize(counts.size());
-    for (size_t e = 0; e < counts.size(); ++e) {
-      sum[e] += static_cast<int64_t>(counts[e]);
-      choices += static_cast<int64_t>(counts[e]);
-    }
-    dropped += stat.dropped;
-  }
-  double imbalance = 0;
-  for (const auto& [layer, counts] : load) {
-    const auto total =
-        static_cast<double>(std::accumulate(counts.begin(), counts.end(), int64_t{0}));
-    const auto most = static_cast<double>(*std::max_element(counts.begin(), counts.end()));
-    if (total > 0) imbalance += most * static_cast<double>(counts.size()) / total;
-    result.load.push_back(counts);
-  }
-  result.imbalance = imbalance / static_cast<double>(load.size());
-  result.dropped = choices > 0 ? static_cast<double>(dropped) / static_cast<double>(choices) : 0;
-}
 
 Metrics::Metrics(const std::string& run_dir, int64_t step)
     : json_(run_dir + "/metrics.jsonl"), csv_(run_dir + "/metrics.csv"), events_(run_dir) {

@@ -7,7 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "nn/context.h"
 #include "train/evaluate.h"
 #include "train/tensorboard.h"
 
@@ -28,9 +27,6 @@ struct StepResult {
   double dropped = 0, imbalance = 0;
   std::vector<std::vector<int64_t>> load;  // per layer of experts, summed over the step
 };
-
-// Folds the layer statistics of the step's micro-batches into `result`.
-void add_layer_stats(const std::vector<nn::LayerStat>& stats, StepResult& result);
 
 class Metrics {
  public:

@@ -30,18 +30,19 @@ class AdamW : public Optimizer {
     }
   }
 
-  void step(StepScalars& scalars) override {
+  void prepare(StepScalars& scalars) const override {
     const auto t = static_cast<double>(updates_ + 1);
     scalars.set(StepScalars::bias1, 1 - std::pow(config_.beta1, t));
     scalars.set(StepScalars::bias2, 1 - std::pow(config_.beta2, t));
+  }
+
+  void step(const Tensor& scalars) override {
     for (size_t i = 0; i < m_.size(); ++i) {
       FlatGroup& group = buffers_.groups()[i];
       const kernels::AdamWOptions options{config_.beta1, config_.beta2, config_.eps,
                                           group.weight_decay ? config_.weight_decay : 0};
-      kernels::adamw_step(group.grad, options, scalars.values, master_[i], m_[i], v_[i],
-                          group.param);
+      kernels::adamw_step(group.grad, options, scalars, master_[i], m_[i], v_[i], group.param);
     }
-    if (scalars.get(StepScalars::skip) == 0) ++updates_;
   }
 
   std::vector<nn::NamedTensor> state() override {
@@ -70,13 +71,12 @@ class Sgd : public Optimizer {
     }
   }
 
-  void step(StepScalars& scalars) override {
+  void step(const Tensor& scalars) override {
     for (size_t i = 0; i < m_.size(); ++i) {
       FlatGroup& group = buffers_.groups()[i];
       kernels::sgd_step(group.grad, config_.momentum, group.weight_decay ? config_.weight_decay : 0,
-                        scalars.values, master_[i], m_[i], group.param);
+                        scalars, master_[i], m_[i], group.param);
     }
-    if (scalars.get(StepScalars::skip) == 0) ++updates_;
   }
 
   std::vector<nn::NamedTensor> state() override {

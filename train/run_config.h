@@ -30,6 +30,7 @@ struct TrainConfig {
   int64_t seed = 1337;
   std::string dtype = "f32";
   bool recompute = false;
+  bool graph = true;
   int64_t max_skips = 10;
   int64_t log_every = 10;
   int64_t eval_every = 0;
@@ -77,6 +78,8 @@ struct TrainConfig {
       one_of({"f64", "f32", "bf16"}));
     v("train.recompute", recompute,
       "keep each block's input only and run it again in the backward pass");
+    v("train.graph", graph,
+      "on a GPU, record a step once and replay it, where nothing in it is drawn at random");
     v("train.max_skips", max_skips,
       "steps in a row that may be skipped for a loss or gradient that is not finite",
       between(0, 1 << 20));

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
+#include <cstdio>
+#include <span>
 
 #include "autograd/ops.h"
 #include "core/json.h"
+#include "core/kernels/step.h"
 #include "moe/build_model.h"
 #include "moe/distill_loss.h"
 #include "moe/student.h"
@@ -20,16 +22,41 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+// What is drawn anew in each step is keyed by the step's number, which a captured step would keep;
+// and the dense form of dispatch asks the device for its sizes.
+bool same_every_step(const RunConfig& config) {
+  const moe::ModelConfig& m = config.model;
+  const bool random_drops = m.capacity_factor > 0 && m.drop_by == "random";
+  return m.dropout == 0 && m.noise == "none" && !random_drops && !m.force_balance &&
+         m.dispatch == "segments";
+}
+
+// Copies into memory that stays where it is; allocates it at first or when the size changes.
+template <class T>
+void refill(Tensor& place, std::span<const T> values, Shape shape, Device device) {
+  if (!place.defined() || place.shape() != shape) {
+    place = Tensor(std::move(shape), DTypeOf<T>::value, device);
+  }
+  device_copy(place.raw(), device, values.data(), kCpu, place.bytes());
+}
+
 }  // namespace
 
 Trainer::Trainer(const RunConfig& config, Device device)
-    : config_(config), device_(device), schedule_(config), data_(open_data(config)) {
+    : config_(config),
+      device_(device),
+      schedule_(config),
+      data_(open_data(config)),
+      scalars_(device),
+      report_(device) {
   const nn::Build build{dtype_of(config), device};
   model_ = moe::build_model(config.model, build, config.train.recompute);
   model_->initialise(static_cast<uint64_t>(config.train.seed));
   start_weights();
   buffers_ = std::make_unique<FlatBuffers>(*model_);
   optimizer_ = make_optimizer(*buffers_, config.train);
+  squares_ = Tensor::zeros({static_cast<int64_t>(buffers_->groups().size())}, DType::f64, device);
+  graphs_ = device.type == DeviceType::cuda && config.train.graph && same_every_step(config);
   if (!config.train.dump.empty()) dump_ = std::make_unique<StepDump>();
 }
 
@@ -80,95 +107,162 @@ StepResult Trainer::step_on(const data::Batch& batch) {
     result.distill_weight = moe::distill_weight(config_.distill.schedule, config_.distill.stop_at,
                                                 schedule_.progress(plan));
   }
-  buffers_->reset_grads();
-  std::vector<nn::LayerStat> stats;
-  for (int64_t row = 0; row < batch.rows; row += config_.micro_batch()) {
-    micro_step(batch, row, result, stats);
+  start_step(batch, result);
+  const bool with_teacher = result.distill_weight > 0;
+  const int64_t rows = config_.micro_batch();
+  for (int64_t row = 0; row < batch.rows; row += rows) {
+    const auto part = [&](const std::vector<int32_t>& all) {
+      return std::span(all).subspan(static_cast<size_t>(row * batch.context),
+                                    static_cast<size_t>(rows * batch.context));
+    };
+    refill(tokens_, part(batch.tokens), {rows, batch.context}, device_);
+    refill(targets_, part(batch.targets), {rows * batch.context}, device_);
+    run((row == 0 ? first_graph_ : next_graph_)[with_teacher],
+        [&] { micro_step(row, with_teacher); });
     if (stop_requested()) return result;  // nothing has changed yet: the step is simply not taken
   }
-  buffers_->finish_grads();
-  add_layer_stats(stats, result);
-  update(result, stats);
+  if (dumping()) dump_->add_gradients(*buffers_);
+  // What can still run out of memory comes first: a step is taken whole or not at all.
+  Tensors loads;
+  for (const moe::MoeLayerRef& layer : moe::moe_layers(*model_)) {
+    loads.push_back(Tensor({layer.moe->router().experts()}, DType::i64));
+  }
+  run(update_graph_, [&] { update(); });
+  finish(static_cast<double>(rows) / static_cast<double>(batch.rows), batch.rows / rows, result);
+  if (!result.skipped) {
+    optimizer_->count_update();
+    for (size_t i = 0; i < loads.size(); ++i) {
+      std::copy(result.load[i].begin(), result.load[i].end(), loads[i].data<int64_t>());
+    }
+    moe::update_biases(*model_, loads);
+  }
+  if (dumping()) dump_->write(result, *model_, config_.train.dump);
+  check_skips(result);
   ++step_;
   result.seconds = seconds_since(begin);
   return result;
 }
 
-void Trainer::micro_step(const data::Batch& batch, int64_t row, StepResult& result,
-                         std::vector<nn::LayerStat>& stats) {
+void Trainer::start_step(const data::Batch& batch, const StepResult& result) {
+  scalars_.set(StepScalars::lr, result.learning_rate);
+  scalars_.set(StepScalars::step, static_cast<double>(step_));
+  optimizer_->prepare(scalars_);
+  scalars_.upload();
+  report_.start();
   const int64_t rows = config_.micro_batch(), length = batch.context;
-  const auto part = [&](const std::vector<int32_t>& all) {
-    return std::span(all).subspan(static_cast<size_t>(row * length),
-                                  static_cast<size_t>(rows * length));
-  };
-  const Tensor tokens = Tensor::from(part(batch.tokens), {rows, length}, device_);
-  const Tensor targets = Tensor::from(part(batch.targets), {rows * length}, device_);
+  if (!positions_.defined()) {
+    std::vector<int32_t> position;
+    for (int64_t i = 0; i < rows * length; ++i)
+      position.push_back(static_cast<int32_t>(i % length));
+    refill<int32_t>(positions_, position, {rows * length}, device_);
+  }
+  // Sums over layers, not means: one weight for each layer of experts.
+  const size_t layers = moe::moe_layers(*model_).size();
+  std::vector<double> weights(1, 1.0);
+  weights.insert(weights.end(), layers, config_.model.balance_coef);
+  if (config_.model.z_coef > 0) weights.insert(weights.end(), layers, config_.model.z_coef);
+  if (result.distill_weight > 0) {
+    weights.push_back(config_.distill.beta * result.distill_weight);
+  }
+  const double share = static_cast<double>(rows) / static_cast<double>(batch.rows);
+  std::vector<double> all = weights;
+  all.push_back(share);
+  if (all == seen_weights_) return;
+  refill<double>(loss_weights_, weights, {static_cast<int64_t>(weights.size())}, device_);
+  const DType wide = dtype_of(config_) == DType::f64 ? DType::f64 : DType::f32;
+  const Tensor seed = Tensor::scalar(share, wide);
+  if (!seed_.defined()) seed_ = Tensor({1}, wide, device_);
+  seed_.copy_from(seed);
+  seen_weights_ = all;
+}
+
+void Trainer::micro_step(int64_t row, bool with_teacher) {
+  if (row == 0) buffers_->reset_grads();
   nn::Context context;
   context.training = true;
   context.seed = static_cast<uint64_t>(config_.train.seed);
   context.step = step_;
   context.first_sequence = row;
-  const nn::GptOut out = model_->forward(tokens, context);
+  context.positions = positions_;
+  const nn::GptOut out = model_->forward(tokens_, context);
   if (dumping()) dump_->add_logits(out.logits.value());
-  const Objective objective = loss(out, tokens, targets, result.distill_weight);
-  const double share = static_cast<double>(rows) / static_cast<double>(batch.rows);
-  backward(objective.total,
-           Tensor::scalar(share, objective.total.dtype(), objective.total.value().device()));
-  result.loss += share * objective.cross_entropy.item();
-  for (const Tensor& x : objective.balance) result.balance_loss += share * x.item();
-  for (const Tensor& x : objective.z) result.z_loss += share * x.item();
-  if (objective.distill.defined()) result.distill_loss += share * objective.distill.item();
-  stats.insert(stats.end(), context.stats.begin(), context.stats.end());
+  const Objective objective = loss(out, with_teacher);
+  backward(objective.total, seed_);
+  report_.add(objective.losses, context.stats);
+  if (row == 0) buffers_->finish_grads();
+}
+
+// The first run of a piece of work sets up what it needs, the second is captured, and from then on
+// it is replayed. All micro-batches share one memory: nothing of one is left when the next begins.
+void Trainer::run(StepGraph& graph, const std::function<void()>& work) {
+  if (!graphs_ || dumping()) return work();
+  if (graph.bytes < 0) {
+    const int64_t before = device_bytes(device_);
+    work();
+    graph.bytes = device_peak_bytes(device_) - before;
+    return;
+  }
+  if (!graph.graph.captured()) {
+    const Graph* memory = nullptr;
+    for (const StepGraph* other : {&first_graph_[0], &first_graph_[1]}) {
+      if (other->graph.captured()) memory = &other->graph;
+    }
+    try {
+      graph.graph.capture(device_, graph.bytes, work, memory);
+    } catch (const Error& error) {  // nothing has run: the same work goes on kernel by kernel
+      std::fprintf(stderr, "steps are not captured: %s\n", error.what());
+      graphs_ = false;
+      return work();
+    }
+  }
+  graph.graph.replay();
 }
 
 // L = CE + balance_coef * sum of balance losses + z_coef * sum of z-losses + beta * w * KD
 // (DeepSpeed-MoE, sections 3 and 4.2; sums over layers, not means).
-Trainer::Objective Trainer::loss(const nn::GptOut& out, const Tensor& tokens, const Tensor& targets,
-                                 double distill) const {
+Trainer::Objective Trainer::loss(const nn::GptOut& out, bool with_teacher) const {
   Objective objective;
+  MicroLosses& losses = objective.losses;
   Vars terms;
-  std::vector<double> weights;
-  const auto add = [&](const Var& term, double weight) {
+  const auto add = [&](const Var& term) {
     terms.push_back(term);
-    weights.push_back(weight);
     return term.value();
   };
-  const bool with_teacher = distill > 0;
   // With a teacher, two losses read the logits in the backward pass.
-  objective.cross_entropy = add(ops::cross_entropy(out.logits, targets, !with_teacher), 1.0);
-  for (const Var& x : out.balance_loss) {
-    objective.balance.push_back(add(x, config_.model.balance_coef));
-  }
-  for (const Var& x : out.z_loss) objective.z.push_back(add(x, config_.model.z_coef));
+  losses.cross_entropy = add(ops::cross_entropy(out.logits, targets_, !with_teacher));
+  for (const Var& x : out.balance_loss) losses.balance.push_back(add(x));
+  for (const Var& x : out.z_loss) losses.z.push_back(add(x));
   if (with_teacher) {
     Tensor teacher_logits;
     {
       const NoGrad no_grad;
       nn::Context context;  // in evaluation mode: no noise, no drops
-      teacher_logits = teacher_->forward(tokens, context).logits.value();
+      context.positions = positions_;
+      teacher_logits = teacher_->forward(tokens_, context).logits.value();
     }
-    const Var kd = ops::distill_loss(out.logits, teacher_logits, config_.distill.temperature);
-    objective.distill = add(kd, config_.distill.beta * distill);
+    losses.distill =
+        add(ops::distill_loss(out.logits, teacher_logits, config_.distill.temperature));
   }
-  objective.total = ops::weighted_sum(
-      terms, Tensor::from(weights, {static_cast<int64_t>(weights.size())}).to(device_));
+  PM_CHECK(static_cast<int64_t>(terms.size()) == loss_weights_.numel(), "Trainer: ", terms.size(),
+           " losses for ", loss_weights_.numel(), " weights");
+  objective.total = ops::weighted_sum(terms, loss_weights_);
   return objective;
 }
 
-void Trainer::update(StepResult& result, const std::vector<nn::LayerStat>& stats) {
-  result.grad_norm = buffers_->grad_norm();
-  result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.grad_norm);
-  const double most = config_.train.clip;
-  scalars_.set(StepScalars::lr, result.learning_rate);
-  scalars_.set(StepScalars::clip, most > 0 ? std::min(1.0, most / (result.grad_norm + 1e-6)) : 1.0);
-  scalars_.set(StepScalars::skip, result.skipped ? 1.0 : 0.0);
-  if (dumping()) dump_->add_gradients(*buffers_);
-  // What can still run out of memory comes first: a step is taken whole or not at all.
-  std::vector<Tensor> loads;
-  if (!result.skipped) loads = moe::sum_loads(*model_, stats);
-  optimizer_->step(scalars_);
-  if (!result.skipped) moe::update_biases(*model_, loads);
-  if (dumping()) dump_->write(result, *model_, config_.train.dump);
+void Trainer::update() {
+  buffers_->sum_squares(squares_);
+  kernels::guard_step(squares_, report_.loss(), config_.train.clip, scalars_.values());
+  optimizer_->step(scalars_.values());
+}
+
+void Trainer::finish(double share, int64_t micro_batches, StepResult& result) {
+  report_.read(share, micro_batches, result);
+  scalars_.download();
+  result.grad_norm = scalars_.get(StepScalars::norm);
+  result.skipped = scalars_.get(StepScalars::skip) != 0;
+}
+
+void Trainer::check_skips(const StepResult& result) {
   skips_in_row_ = result.skipped ? skips_in_row_ + 1 : 0;
   if (skips_in_row_ > config_.train.max_skips) {
     fail(Exit::non_finite, "step ", result.step, ": loss ", result.loss, ", gradient norm ",

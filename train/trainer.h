@@ -2,10 +2,12 @@
 // train/run.h repeats it and validates, samples, saves and reports on the way.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "core/graph.h"
 #include "infer/run.h"
 #include "train/evaluate.h"
 #include "train/flat_buffers.h"
@@ -14,6 +16,7 @@
 #include "train/optimizer.h"
 #include "train/schedule.h"
 #include "train/step_dump.h"
+#include "train/step_report.h"
 
 namespace pyramoe::train {
 
@@ -48,17 +51,26 @@ class Trainer {
  private:
   struct Objective {
     Var total;
-    Tensor cross_entropy, distill;  // distill undefined when it does not count
-    Tensors balance, z;             // one per layer of experts
+    MicroLosses losses;
+  };
+  // Work of every step, captured on a GPU when it has run once: one launch for hundreds of kernels.
+  struct StepGraph {
+    Graph graph;
+    int64_t bytes = -1;  // needed by the first run; -1 = has not run
   };
   void start_weights();
-  // Forward and backward of the micro-batch that starts at `row`; adds its share of the losses.
-  void micro_step(const data::Batch& batch, int64_t row, StepResult& result,
-                  std::vector<nn::LayerStat>& stats);
-  Objective loss(const nn::GptOut& out, const Tensor& tokens, const Tensor& targets,
-                 double distill) const;
-  // Clips, guards and updates.
-  void update(StepResult& result, const std::vector<nn::LayerStat>& stats);
+  // What the micro-batches of this step share: places for their tokens, loss weights, the seed.
+  void start_step(const data::Batch& batch, const StepResult& result);
+  // Forward and backward of the micro-batch in tokens_ and targets_, which begins at `row`.
+  void micro_step(int64_t row, bool with_teacher);
+  Objective loss(const nn::GptOut& out, bool with_teacher) const;
+  // Clips, guards and updates, on the device.
+  void update();
+  // The host's look at the step: losses, norm and whether it was skipped.
+  void finish(double share, int64_t micro_batches, StepResult& result);
+  // Throws Error(non_finite) when too many steps in a row were skipped.
+  void check_skips(const StepResult& result);
+  void run(StepGraph& graph, const std::function<void()>& work);
   bool dumping() const { return step_ == 0 && dump_ != nullptr; }
 
   RunConfig config_;
@@ -70,6 +82,12 @@ class Trainer {
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<StepDump> dump_;
   StepScalars scalars_;
+  StepReport report_;
+  Tensor tokens_, targets_, positions_;  // of a micro-batch
+  Tensor seed_, loss_weights_, squares_;
+  std::vector<double> seen_weights_;                         // what seed_ and loss_weights_ hold
+  bool graphs_ = false;                                      // steps may be captured
+  StepGraph first_graph_[2], next_graph_[2], update_graph_;  // [with a teacher]
   int64_t step_ = 0;  // optimizer steps taken, skipped ones included
   int64_t skips_in_row_ = 0;
   std::vector<std::string> notes_;

@@ -57,7 +57,7 @@ TEST(Dispatch, SegmentsEqualTheEinsumForm) {
     const nn::Context context = context_of(kBatch, kLength, true);
     const Pass a = run(*segments, x, context, dy), b = run(*einsum, x, context, dy);
     expect_near(a, b, 1e-12);
-    dropped += a.stats.at(0).dropped;
+    dropped += a.stats.at(0).dropped();
     if (testing::Test::HasFailure()) {
       FAIL() << "k = " << g.top_k << ", factor " << g.factor << ", " << g.drop_by << ", group "
              << g.group << ", mix \"" << g.mix << "\"";

@@ -82,7 +82,7 @@ TEST(MoeLayer, RelabellingExpertsChangesNothing) {
   const nn::Context context = context_of(kBatch, kLength, true);
   const Pass before = run(*a, tokens(), context, gradient()),
              after = run(*b, tokens(), context, gradient());
-  EXPECT_GT(before.stats.at(0).dropped, 0);
+  EXPECT_GT(before.stats.at(0).dropped(), 0);
   EXPECT_TRUE(near(after.y, before.y, 1e-14));
   EXPECT_TRUE(near(after.dx, before.dx, 1e-13));
   EXPECT_TRUE(near(after.balance_loss, before.balance_loss, 1e-14));
@@ -134,7 +134,7 @@ TEST(MoeLayer, SplittingABatchIntoMicroBatchesChangesNothing) {
       nn::Context whole = context_of(kBatch, kLength, true);
       whole.first_sequence = 8;
       const Pass all = run(*layer, x, whole, dy);
-      EXPECT_GT(all.stats.at(0).dropped, 0);
+      EXPECT_GT(all.stats.at(0).dropped(), 0);
       std::vector<Pass> half;
       for (int64_t i = 0; i < 2; ++i) {
         nn::Context context = context_of(2, kLength, true);
@@ -175,7 +175,7 @@ TEST(MoeLayer, EvaluationHasNoNoiseAndDropsNothing) {
       context.step = step;
       const Pass got = run(*noisy, tokens(), context, gradient());
       EXPECT_TRUE(equal(got.y, want.y)) << noise;
-      EXPECT_EQ(got.stats.at(0).dropped, 0);
+      EXPECT_EQ(got.stats.at(0).dropped(), 0);
       EXPECT_FALSE(got.balance_loss.defined());
     }
   }
@@ -216,7 +216,7 @@ TEST(MoeLayer, ForcedBalanceGivesEveryExpertTheSame) {
   const auto layer = make_layer(config, kExperts);
   const Pass got = run(*layer, tokens(), context_of(kBatch, kLength, true), gradient());
   for (double load : got.stats.at(0).load.to_vector()) EXPECT_EQ(load, kTokens * 2 / kExperts);
-  EXPECT_EQ(got.stats.at(0).dropped, 0);
+  EXPECT_EQ(got.stats.at(0).dropped(), 0);
 }
 
 TEST(MoeLayer, ReportsWhatItDid) {
@@ -234,9 +234,9 @@ TEST(MoeLayer, ReportsWhatItDid) {
   EXPECT_EQ(stat.tokens, kTokens);
   const std::vector<double> load = stat.load.to_vector();
   EXPECT_EQ(std::accumulate(load.begin(), load.end(), 0.0), 2 * kTokens);
-  EXPECT_GE(stat.dropped, 4 * (12 - 4 * 2));  // 4 groups, 4 experts of capacity 2
-  EXPECT_EQ(stat.balance_loss, got.balance_loss.item());
-  EXPECT_EQ(stat.z_loss, got.z_loss.item());
+  EXPECT_GE(stat.dropped(), 4 * (12 - 4 * 2));  // 4 groups, 4 experts of capacity 2
+  EXPECT_EQ(stat.balance_loss.item(), got.balance_loss.item());
+  EXPECT_EQ(stat.z_loss.item(), got.z_loss.item());
   EXPECT_EQ(stat.expert.shape(), (Shape{kTokens, 2}));
 }
 

@@ -1,0 +1,169 @@
+// Whole steps on the GPU: each family against the CPU in f64, equal bits in two runs, graphs that
+// change nothing, and checkpoints that move between devices.
+#include "tests/train/support.h"
+
+#include <map>
+
+#include "tests/gpu/support.h"
+
+namespace pyramoe {
+namespace {
+
+using gputest::kGpu;
+
+struct Family {
+  const char* name;
+  std::function<void(train::RunConfig&)> set;
+};
+
+const std::vector<Family>& families() {
+  static const std::vector<Family> all = {
+      {"dense", [](train::RunConfig& c) { c.model.experts = "0"; }},
+      {"top-1 with capacity", [](train::RunConfig& c) { c.model.residual = false; }},
+      {"top-2 dropless",
+       [](train::RunConfig& c) {
+         c.model.residual = false;
+         c.model.top_k = 2;
+         c.model.capacity_factor = 0;
+         c.model.renormalize = true;
+         c.model.z_coef = 1e-3;
+       }},
+      {"PR-MoE, learned mix", [](train::RunConfig& c) { c.model.residual_mix = "learned"; }},
+      {"PR-MoE with noise",
+       [](train::RunConfig& c) {
+         c.model.noise = "jitter";
+         c.model.dropout = 0.1;
+         c.model.drop_by = "random";
+       }},
+      {"balancing bias, recomputed",
+       [](train::RunConfig& c) {
+         c.model.gate = "sigmoid_bias";
+         c.train.recompute = true;
+       }},
+      {"dense one-hot dispatch", [](train::RunConfig& c) { c.model.dispatch = "einsum"; }},
+  };
+  return all;
+}
+
+train::RunConfig config_of(const Family& family, const char* dtype, const std::string& dir) {
+  train::RunConfig config = test::small_config(dir);
+  config.model.dim = 32;
+  config.model.noise = "none";
+  config.model.dropout = 0;
+  config.train.dtype = dtype;
+  family.set(config);
+  return config;
+}
+
+std::map<std::string, Tensor> gradients(train::Trainer& trainer) {
+  std::map<std::string, Tensor> all;
+  for (const train::FlatGroup& group : trainer.buffers().groups()) {
+    for (const train::FlatSlot& slot : group.slots) {
+      all[slot.parameter->name] = group.view(group.grad, slot).to(kCpu);
+    }
+  }
+  return all;
+}
+
+double largest(const Tensor& x) {
+  double most = 0;
+  for (const double v : x.to_vector()) most = std::max(most, std::abs(v));
+  return most;
+}
+
+TEST(TrainOnGpu, AStepOfEachFamilyIsTheCpusInF64) {
+  SKIP_WITHOUT_GPU();
+  for (const Family& family : families()) {
+    const test::ScratchFolder scratch;
+    train::Trainer truth(config_of(family, "f64", scratch.path("cpu")), kCpu);
+    train::Trainer gpu(config_of(family, "f32", scratch.path("gpu")), kGpu);
+    const train::StepResult want = truth.step(), got = gpu.step();
+    EXPECT_NEAR(got.loss, want.loss, 1e-5 * want.loss) << family.name;
+    EXPECT_NEAR(got.balance_loss, want.balance_loss, 1e-5) << family.name;
+    EXPECT_NEAR(got.grad_norm, want.grad_norm, 1e-4 * want.grad_norm) << family.name;
+    EXPECT_EQ(got.load, want.load) << family.name;
+    EXPECT_EQ(got.dropped, want.dropped) << family.name;
+    const auto theirs = gradients(gpu);
+    for (const auto& [name, gradient] : gradients(truth)) {
+      gputest::expect_close(gradient, theirs.at(name), 1e-3, 1e-4 * largest(gradient) + 1e-9,
+                            std::string(family.name) + ", gradient of " + name);
+    }
+  }
+}
+
+TEST(TrainOnGpu, Bf16StaysCloseToTheCpu) {
+  SKIP_WITHOUT_GPU();
+  for (const Family& family : families()) {
+    const test::ScratchFolder scratch;
+    train::Trainer cpu(config_of(family, "bf16", scratch.path("cpu")), kCpu);
+    train::Trainer gpu(config_of(family, "bf16", scratch.path("gpu")), kGpu);
+    for (int i = 0; i < 6; ++i) {
+      const double want = cpu.step().loss, got = gpu.step().loss;
+      EXPECT_NEAR(got, want, 0.02 * want) << family.name << ", step " << i;
+    }
+  }
+}
+
+// Also that graphs give the bits of the eager run: one of the two runs has none.
+TEST(TrainOnGpu, TwoRunsAndTheirGraphsGiveTheSameBits) {
+  SKIP_WITHOUT_GPU();
+  for (const Family& family : families()) {
+    for (const char* dtype : {"f32", "bf16"}) {
+      const test::ScratchFolder scratch;
+      train::RunConfig config = config_of(family, dtype, scratch.path("run"));
+      train::Trainer graphs(config, kGpu);
+      config.train.graph = false;
+      train::Trainer eager(config, kGpu);
+      for (int i = 0; i < 5; ++i) {
+        const train::StepResult a = graphs.step(), b = eager.step();
+        ASSERT_EQ(a.loss, b.loss) << family.name << " " << dtype << ", step " << i;
+        ASSERT_EQ(a.grad_norm, b.grad_norm) << family.name << " " << dtype << ", step " << i;
+      }
+      for (size_t i = 0; i < graphs.buffers().groups().size(); ++i) {
+        gputest::expect_same_bits(graphs.buffers().groups()[i].param,
+                                  eager.buffers().groups()[i].param,
+                                  std::string(family.name) + " " + dtype);
+      }
+    }
+  }
+}
+
+TEST(TrainOnGpu, ARunMovesBetweenDevices) {
+  SKIP_WITHOUT_GPU();
+  for (const Device second : {kCpu, kGpu}) {
+    const test::ScratchFolder scratch;
+    const Device first = second == kCpu ? kGpu : kCpu;
+    const train::RunConfig config = config_of(families()[3], "f32", scratch.path("run"));
+    train::Trainer before(config, first), whole(config, kCpu);
+    for (int i = 0; i < 4; ++i) before.step(), whole.step();
+    before.save();
+    train::Trainer after(config, second);
+    after.resume(nn::Checkpoint::newest(config.dir));
+    EXPECT_EQ(after.steps_done(), 4);
+    for (int i = 0; i < 4; ++i) {
+      const double want = whole.step().loss;
+      EXPECT_NEAR(after.step().loss, want, 1e-3 * want) << to_string(second) << ", step " << i;
+    }
+  }
+}
+
+TEST(TrainOnGpu, ANonFiniteGradientChangesNothing) {
+  SKIP_WITHOUT_GPU();
+  const test::ScratchFolder scratch;
+  train::RunConfig config = config_of(families()[0], "f32", scratch.path("run"));
+  train::Trainer trainer(config, kGpu);
+  for (int i = 0; i < 3; ++i) trainer.step();
+  const Tensor param = trainer.buffers().groups()[0].param;
+  const Tensor kept = param.clone();
+  Tensor one = param.rows(0, 1);
+  one.copy_from(Tensor::full({1}, DType::f32, NAN));
+  const Tensor broken = param.clone();
+  const train::StepResult result = trainer.step();
+  EXPECT_TRUE(result.skipped);
+  gputest::expect_same_bits(broken, param, "a skipped step");
+  param.copy_from(kept);
+  EXPECT_FALSE(trainer.step().skipped);
+}
+
+}  // namespace
+}  // namespace pyramoe
