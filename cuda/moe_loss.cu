@@ -70,30 +70,48 @@ __device__ void mean_square(const T* lse, int64_t rows, double* shared, T* loss)
   }
 }
 
-// One block: blocks of a (group, expert) in order, then all of them, a thread's share first. With
-// lse also z = the mean of its squares.
+// One block. A (group, expert) belongs to `ways` threads, each adds a run of token blocks in order,
+// then the first of them adds the runs in order; last comes the sum over all. With lse also z = the
+// mean of its squares.
 template <class T>
 __global__ void __launch_bounds__(kFinishThreads)
     balance_finish_kernel(const double* __restrict__ sums, const int32_t* __restrict__ counts,
                           BalanceShape s, T* __restrict__ loss, T* __restrict__ share,
                           const T* __restrict__ lse, int64_t rows, T* __restrict__ z) {
-  __shared__ double shared[kWarp];
+  __shared__ double shared[kWarp], run_sum[kFinishThreads];
+  __shared__ int32_t run_choices[kFinishThreads];
   const double size = static_cast<double>(s.group_rows);
   const double made = static_cast<double>(s.group_rows * s.counted);
+  const int64_t entries = s.groups * s.experts, t = threadIdx.x;
+  const int64_t ways = max(kFinishThreads / entries, int64_t{1});
+  const int64_t run = (s.per_group + ways - 1) / ways, way = ways > 1 ? t / entries : 0;
   double total = 0;
-  for (int64_t i = threadIdx.x; i < s.groups * s.experts; i += kFinishThreads) {
+  for (int64_t base = 0; base < entries; base += kFinishThreads) {
+    const int64_t i = base + t - way * entries;
     const int64_t g = i / s.experts, e = i - g * s.experts;
     const int64_t at = g * s.per_group * s.experts + e;
     double sum = 0;
-    int64_t choices = 0;
+    int32_t choices = 0;
+    if (i < entries && way < ways) {
 #pragma unroll 8
-    for (int64_t b = 0; b < s.per_group; ++b) {
-      sum += sums[at + b * s.experts];
-      choices += counts[at + b * s.experts];
+      for (int64_t b = way * run; b < min((way + 1) * run, s.per_group); ++b) {
+        sum += sums[at + b * s.experts];
+        choices += counts[at + b * s.experts];
+      }
     }
-    const double part = static_cast<double>(choices) / made;
-    share[i] = from_float<T>(static_cast<float>(part));
-    total += sum / size * part;
+    run_sum[t] = sum;
+    run_choices[t] = choices;
+    __syncthreads();
+    if (way == 0 && i < entries) {
+      for (int64_t w = 1; w < ways; ++w) {
+        sum += run_sum[t + w * entries];
+        choices += run_choices[t + w * entries];
+      }
+      const double part = static_cast<double>(choices) / made;
+      share[i] = from_float<T>(static_cast<float>(part));
+      total += sum / size * part;
+    }
+    __syncthreads();
   }
   total = gpu::block_sum(total, shared);
   if (threadIdx.x == 0) {
