@@ -114,6 +114,22 @@ __device__ __forceinline__ void turned_probabilities(float (&s)[kQueries / 2], c
   }
 }
 
+// dP (keys, queries) to dS.
+template <int kQueries>
+__device__ __forceinline__ void turned_gradients(float (&dp)[kQueries / 2], const Left<kQueries>& p,
+                                                 const float* delta) {
+  const int column = threadIdx.x % 4 * 2;
+#pragma unroll
+  for (int j = 0; j < kQueries / 8; ++j) {
+    const float2 d = *reinterpret_cast<const float2*>(delta + 8 * j + column);
+    const uint32_t low = p[j / 2][j % 2 * 2], high = p[j / 2][j % 2 * 2 + 1];
+    dp[4 * j] = low_half(low) * (dp[4 * j] - d.x);
+    dp[4 * j + 1] = high_half(low) * (dp[4 * j + 1] - d.y);
+    dp[4 * j + 2] = low_half(high) * (dp[4 * j + 2] - d.x);
+    dp[4 * j + 3] = high_half(high) * (dp[4 * j + 3] - d.y);
+  }
+}
+
 template <int kDim>
 __device__ __forceinline__ void compute_keys(KeysShared<kDim>& m, const CUtensorMap* out,
                                              const BackwardArgs& a) {
@@ -121,7 +137,7 @@ __device__ __forceinline__ void compute_keys(KeysShared<kDim>& m, const CUtensor
   const int group = warpgroup() - 1, lane = threadIdx.x % 32;
   const int row = group * kGroupRows + threadIdx.x % kGroupThreads / 32 * 16 + lane / 4;
   const float scale = a.scale * kLog2e;
-  const int heads = a.order.heads, column = lane % 4 * 2;
+  const int heads = a.order.heads;
   hop::Ring<KeysShared<kDim>::kStages> ring;
   hop::Ring<2> rest_ring;
   for_tiles(a.order, [&](int tile, int head) {
@@ -165,15 +181,7 @@ __device__ __forceinline__ void compute_keys(KeysShared<kDim>& m, const CUtensor
       hop::wgmma_commit();
       hop::wgmma_wait<1>();
       hop::wgmma_touch(dp);
-#pragma unroll
-      for (int j = 0; j < kQueries / 8; ++j) {
-        const float2 d = *reinterpret_cast<const float2*>(m.delta[stage] + 8 * j + column);
-        const uint32_t low = p[j / 2][j % 2 * 2], high = p[j / 2][j % 2 * 2 + 1];
-        dp[4 * j] = low_half(low) * (dp[4 * j] - d.x);
-        dp[4 * j + 1] = high_half(low) * (dp[4 * j + 1] - d.y);
-        dp[4 * j + 2] = low_half(high) * (dp[4 * j + 2] - d.x);
-        dp[4 * j + 3] = high_half(high) * (dp[4 * j + 3] - d.y);
-      }
+      turned_gradients<kQueries>(dp, p, m.delta[stage]);
       to_left<kQueries>(ds, dp);
       hop::wgmma_fence();
       add_product<kDim, kQueries>(dk, ds, q_tile, 1);
@@ -263,6 +271,21 @@ __device__ __forceinline__ void load_for_queries(QueriesShared<kDim>& m, const C
   });
 }
 
+// Scores (queries, keys) to P. Row 0 of the lane sees keys up to `last` of the tile, row 8 up to 8
+// more; near the diagonal the others become zero.
+template <int kKeys>
+__device__ __forceinline__ void probabilities(float (&s)[kKeys / 2], const float (&lse2)[2],
+                                              float scale, int last, bool diagonal) {
+  const int column = threadIdx.x % 4 * 2;
+#pragma unroll
+  for (int i = 0; i < kKeys / 2; ++i) s[i] = power_of_two(fmaf(s[i], scale, -lse2[i / 2 % 2]));
+  if (!diagonal) return;
+#pragma unroll
+  for (int i = 0; i < kKeys / 2; ++i) {
+    if (i / 4 * 8 + column + i % 2 > last + i / 2 % 2 * 8) s[i] = 0;
+  }
+}
+
 template <int kDim>
 __device__ __forceinline__ void compute_queries(QueriesShared<kDim>& m, const CUtensorMap* out,
                                                 const BackwardArgs& a) {
@@ -270,7 +293,7 @@ __device__ __forceinline__ void compute_queries(QueriesShared<kDim>& m, const CU
   const int group = warpgroup() - 1, lane = threadIdx.x % 32;
   const int row = group * kGroupRows + threadIdx.x % kGroupThreads / 32 * 16 + lane / 4;
   const float scale = a.scale * kLog2e;
-  const int heads = a.order.heads, column = lane % 4 * 2;
+  const int heads = a.order.heads;
   hop::Ring<QueriesShared<kDim>::kStages> ring;
   hop::Ring<2> rest_ring;
   for_tiles(a.order, [&](int tile, int head) {
@@ -303,14 +326,8 @@ __device__ __forceinline__ void compute_queries(QueriesShared<kDim>& m, const CU
       hop::wgmma_touch(s);
       if (done >= 0) release(&m.k_empty[done]);
       done = stage;
-#pragma unroll
-      for (int i = 0; i < kKeys / 2; ++i) s[i] = power_of_two(fmaf(s[i], scale, -lse2[i / 2 % 2]));
-      if (k0 + kKeys > tile * kTileRows + group * kGroupRows) {  // the diagonal is near
-#pragma unroll
-        for (int i = 0; i < kKeys / 2; ++i) {
-          if (k0 + i / 4 * 8 + column + i % 2 > query + i / 2 % 2 * 8) s[i] = 0;
-        }
-      }
+      probabilities<kKeys>(s, lse2, scale, query - k0,
+                           k0 + kKeys > tile * kTileRows + group * kGroupRows);
       hop::wgmma_wait<0>();
       hop::wgmma_touch(dp);
       release(&m.v_empty[stage]);

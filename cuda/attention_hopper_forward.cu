@@ -107,88 +107,115 @@ __device__ __forceinline__ void mask(float (&s)[kColumns / 2], int row, int colu
   }
 }
 
+// Where a warpgroup stands: keys run ahead of values by one step.
+template <int kDim>
+struct Walk {
+  ForwardShared<kDim>& m;
+  int group;
+  hop::Ring<ForwardShared<kDim>::kStages> k_ring, v_ring;
+
+  __device__ __forceinline__ void my_turn() const {
+    hop::named_barrier_sync(kTurnBarrier + group, 2 * kGroupThreads);
+  }
+  __device__ __forceinline__ void your_turn() const {
+    hop::named_barrier_arrive(kTurnBarrier + (group ^ 1), 2 * kGroupThreads);
+  }
+  __device__ __forceinline__ void wait_for_keys() const {
+    hop::barrier_wait(&m.k_full[k_ring.stage], k_ring.parity);
+  }
+  __device__ __forceinline__ void ask_scores(float (&s)[kKeys / 2], uint32_t q) const {
+    hop::wgmma_fence();
+    product_abt<kDim, kTileRows, kKeys>(s, q, hop::shared_address(m.k[k_ring.stage]));
+    hop::wgmma_commit();
+  }
+  __device__ __forceinline__ void ask_values(float (&o)[kDim / 2], const Left<kKeys>& p) const {
+    hop::barrier_wait(&m.v_full[v_ring.stage], v_ring.parity);
+    add_product<kDim, kKeys>(o, p, hop::shared_address(m.v[v_ring.stage]), 1);
+    hop::wgmma_commit();
+  }
+  // After the wait for them.
+  __device__ __forceinline__ void got_scores(float (&s)[kKeys / 2]) {
+    hop::wgmma_touch(s);
+    release(&m.k_empty[k_ring.stage]);
+    k_ring.next();
+  }
+  __device__ __forceinline__ void got_values(float (&o)[kDim / 2]) {
+    hop::wgmma_touch(o);
+    release(&m.v_empty[v_ring.stage]);
+    v_ring.next();
+  }
+};
+
+// y and lse of the warpgroup's queries.
+template <int kDim>
+__device__ __forceinline__ void finish_forward(ForwardShared<kDim>& m, const float (&o)[kDim / 2],
+                                               const Softmax<kKeys>& softmax, const CUtensorMap* y,
+                                               const ForwardArgs& a, int group, int row, int tile,
+                                               int head) {
+  const float sum[2] = {softmax.whole_sum(0), softmax.whole_sum(1)};
+  const int token = tile * kTileRows + row;
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    if (threadIdx.x % 4 == 0 && token + 8 * r < a.tokens) {
+      a.lse[static_cast<int64_t>(head) * a.tokens + token + 8 * r] =
+          fmaf(softmax.largest[r], a.scale, logf(sum[r]));
+    }
+  }
+  store_rows<kDim>(o, 1 / sum[0], 1 / sum[1], m.out[group], kStagingBarrier + group, y,
+                   head % a.order.heads, tile * kTileRows + group * kGroupRows,
+                   head / a.order.heads);
+}
+
 template <int kDim>
 __device__ __forceinline__ void compute_forward(ForwardShared<kDim>& m, const CUtensorMap* y,
                                                 const ForwardArgs& a) {
-  const int group = warpgroup() - 1, lane = threadIdx.x % 32;
-  const int row = group * kGroupRows + threadIdx.x % kGroupThreads / 32 * 16 + lane / 4;
+  const int lane = threadIdx.x % 32;
+  Walk<kDim> walk{m, warpgroup() - 1, {}, {}};
+  const int row = walk.group * kGroupRows + threadIdx.x % kGroupThreads / 32 * 16 + lane / 4;
   const float scale = a.scale * kLog2e;
-  const auto my_turn = [&] { hop::named_barrier_sync(kTurnBarrier + group, 2 * kGroupThreads); };
-  const auto your_turn = [&] {
-    hop::named_barrier_arrive(kTurnBarrier + (group ^ 1), 2 * kGroupThreads);
-  };
-  if (group == 1) your_turn();  // group 0 begins
-  // Keys run ahead of values by one step.
-  hop::Ring<ForwardShared<kDim>::kStages> k_ring, v_ring;
+  if (walk.group == 1) walk.your_turn();  // group 0 begins
   hop::Ring<2> q_ring;
   for_tiles(a.order, [&](int tile, int head) {
     const int place = q_ring.stage;
-    const uint32_t q = hop::shared_address(m.q[place]) + group * kGroupRows * 128;
+    const uint32_t q = hop::shared_address(m.q[place]) + walk.group * kGroupRows * 128;
     float s[kKeys / 2], o[kDim / 2] = {}, shrink[2];
     Left<kKeys> p;
     Softmax<kKeys> softmax;
     hop::barrier_wait(&m.q_full[place], q_ring.parity);
     q_ring.next();
-    hop::barrier_wait(&m.k_full[k_ring.stage], k_ring.parity);
-    my_turn();
-    hop::wgmma_fence();
-    product_abt<kDim, kTileRows, kKeys>(s, q, hop::shared_address(m.k[k_ring.stage]));
-    hop::wgmma_commit();
-    your_turn();
+    walk.wait_for_keys();
+    walk.my_turn();
+    walk.ask_scores(s, q);
+    walk.your_turn();
     hop::wgmma_wait<0>();
-    hop::wgmma_touch(s);
-    release(&m.k_empty[k_ring.stage]);
-    k_ring.next();
+    walk.got_scores(s);
     mask<kKeys>(s, row, lane % 4 * 2);
     softmax.step(s, scale, true, shrink);
     to_left<kKeys>(p, s);
     for (int j = tile - 1; j >= 0; --j) {
-      hop::barrier_wait(&m.k_full[k_ring.stage], k_ring.parity);
-      my_turn();
-      hop::wgmma_fence();
-      product_abt<kDim, kTileRows, kKeys>(s, q, hop::shared_address(m.k[k_ring.stage]));
-      hop::wgmma_commit();
-      hop::barrier_wait(&m.v_full[v_ring.stage], v_ring.parity);
-      add_product<kDim, kKeys>(o, p, hop::shared_address(m.v[v_ring.stage]), 1);
-      hop::wgmma_commit();
-      your_turn();
+      walk.wait_for_keys();
+      walk.my_turn();
+      walk.ask_scores(s, q);
+      walk.ask_values(o, p);
+      walk.your_turn();
       hop::wgmma_wait<1>();
-      hop::wgmma_touch(s);
-      release(&m.k_empty[k_ring.stage]);
-      k_ring.next();
+      walk.got_scores(s);
       softmax.step(s, scale, false, shrink);
       hop::wgmma_wait<0>();
-      hop::wgmma_touch(o);
-      release(&m.v_empty[v_ring.stage]);
-      v_ring.next();
+      walk.got_values(o);
 #pragma unroll
       for (int i = 0; i < kDim / 2; ++i) o[i] *= shrink[i / 2 % 2];
       to_left<kKeys>(p, s);
     }
     release(&m.q_empty[place]);
-    hop::barrier_wait(&m.v_full[v_ring.stage], v_ring.parity);
     hop::wgmma_fence();
-    add_product<kDim, kKeys>(o, p, hop::shared_address(m.v[v_ring.stage]), 1);
-    hop::wgmma_commit();
+    walk.ask_values(o, p);
     hop::wgmma_wait<0>();
-    hop::wgmma_touch(o);
-    release(&m.v_empty[v_ring.stage]);
-    v_ring.next();
-    const float sum[2] = {softmax.whole_sum(0), softmax.whole_sum(1)};
-    const int token = tile * kTileRows + row;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      if (lane % 4 == 0 && token + 8 * r < a.tokens) {
-        a.lse[static_cast<int64_t>(head) * a.tokens + token + 8 * r] =
-            fmaf(softmax.largest[r], a.scale, logf(sum[r]));
-      }
-    }
-    store_rows<kDim>(o, 1 / sum[0], 1 / sum[1], m.out[group], kStagingBarrier + group, y,
-                     head % a.order.heads, tile * kTileRows + group * kGroupRows,
-                     head / a.order.heads);
+    walk.got_values(o);
+    finish_forward<kDim>(m, o, softmax, y, a, walk.group, row, tile, head);
   });
   finish_stores();
-  if (group == 0) my_turn();  // takes the turn that is left, so that no barrier is left half full
+  if (walk.group == 0) walk.my_turn();  // the turn that is left: no barrier stays half full
 }
 
 template <int kDim>
