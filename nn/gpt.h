@@ -32,6 +32,7 @@ class Gpt : public Module {
   // Final features before the head, (N, D), and the side losses.
   Var features(const Tensor& tokens, Context& context, GptOut& out);
   Var head(const Var& features) const { return embed_.logits(features); }
+  const Var& head_weight() const { return embed_.tokens(); }  // (V, D), tied
 
   const GptOptions& options() const { return options_; }
   Block& block(int64_t i) { return *blocks_.at(static_cast<size_t>(i)); }

@@ -16,7 +16,7 @@ Tensor FlatGroup::view(const Tensor& flat, const FlatSlot& slot) const {
   return flat.rows(slot.begin, slot.begin + pyramoe::numel(shape)).reshape(shape);
 }
 
-FlatBuffers::FlatBuffers(nn::Module& module) {
+FlatBuffers::FlatBuffers(nn::Module& module, bool narrow) {
   for (const bool decay : {true, false}) {
     FlatGroup group;
     group.weight_decay = decay;
@@ -37,7 +37,8 @@ FlatBuffers::FlatBuffers(nn::Module& module) {
       }
       if (group.slots.empty()) continue;
       group.param = Tensor::zeros({size}, dtype, device);
-      group.grad = Tensor::zeros({size}, dtype == DType::f64 ? DType::f64 : DType::f32, device);
+      const bool keep = dtype == DType::f64 || (dtype == DType::bf16 && narrow);
+      group.grad = Tensor::zeros({size}, keep ? dtype : DType::f32, device);
       for (const FlatSlot& slot : group.slots) {
         const Var& var = slot.parameter->var;
         const Tensor home = group.view(group.param, slot);

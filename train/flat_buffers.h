@@ -23,7 +23,7 @@ struct FlatGroup {
   bool weight_decay = false;
   std::vector<FlatSlot> slots;
   Tensor param;  // (n), weights in the run's dtype
-  Tensor grad;   // (n), f32 or wider
+  Tensor grad;   // (n), f32 or wider; bf16 where states are kept in bf16
 
   // The part of a tensor of this group's size that belongs to one parameter, in its shape.
   Tensor view(const Tensor& flat, const FlatSlot& slot) const;
@@ -31,8 +31,9 @@ struct FlatGroup {
 
 class FlatBuffers {
  public:
-  // Moves the module's parameters into flat buffers (values are kept).
-  explicit FlatBuffers(nn::Module& module);
+  // Moves the module's parameters into flat buffers (values are kept). Gradients of bf16 weights
+  // are kept in f32, or in bf16 too when `narrow`.
+  explicit FlatBuffers(nn::Module& module, bool narrow = false);
 
   std::vector<FlatGroup>& groups() { return groups_; }
   const std::vector<FlatGroup>& groups() const { return groups_; }

@@ -20,11 +20,14 @@ void add_state(std::vector<nn::NamedTensor>& all, const FlatGroup& group, const 
   }
 }
 
+// No master weights: bf16 weights and moments are all there is.
+bool is_narrow(const FlatGroup& group) { return group.grad.dtype() == DType::bf16; }
+
 class AdamW : public Optimizer {
  public:
   AdamW(FlatBuffers& buffers, const TrainConfig& config) : buffers_(buffers), config_(config) {
     for (const FlatGroup& group : buffers.groups()) {
-      master_.push_back(make_master(group));
+      master_.push_back(is_narrow(group) ? group.param : make_master(group));
       m_.push_back(zeros_like(group.grad));
       v_.push_back(zeros_like(group.grad));
     }
@@ -37,11 +40,19 @@ class AdamW : public Optimizer {
   }
 
   void step(const Tensor& scalars) override {
+    const RngKey key{static_cast<uint64_t>(config_.seed), RngPurpose::weight_rounding, 0, 0};
+    int64_t first = 0;  // of this group's elements, among those of all groups
     for (size_t i = 0; i < m_.size(); ++i) {
       FlatGroup& group = buffers_.groups()[i];
       const kernels::AdamWOptions options{config_.beta1, config_.beta2, config_.eps,
                                           group.weight_decay ? config_.weight_decay : 0};
-      kernels::adamw_step(group.grad, options, scalars, master_[i], m_[i], v_[i], group.param);
+      if (is_narrow(group)) {
+        kernels::adamw_step_rounded(group.grad, options, scalars, key, first, group.param, m_[i],
+                                    v_[i]);
+      } else {
+        kernels::adamw_step(group.grad, options, scalars, master_[i], m_[i], v_[i], group.param);
+      }
+      first += group.param.numel();
     }
   }
 

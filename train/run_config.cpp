@@ -53,6 +53,9 @@ void check_training(const RunConfig& c, ConfigProblems& problems) {
     problems.add("train.decay_tokens",
                  cat("must be above train.warmup_tokens = ", c.train.warmup_tokens));
   }
+  if (c.train.states == "bf16" && (c.train.dtype != "bf16" || c.train.optimizer != "adamw")) {
+    problems.add("train.states", "= \"bf16\" needs train.dtype = \"bf16\" and adamw");
+  }
   if (!c.init.from.empty() && !c.init.from_dense.empty()) {
     problems.add("init.from", "and init.from_dense exclude each other: a model starts once");
   }

@@ -29,6 +29,7 @@ struct TrainConfig {
   double clip = 1.0;
   int64_t seed = 1337;
   std::string dtype = "f32";
+  std::string states = "f32";
   bool recompute = false;
   bool graph = true;
   int64_t max_skips = 10;
@@ -76,6 +77,10 @@ struct TrainConfig {
     v("train.dtype", dtype,
       "weights and activations: f32, bf16 (with f32 master weights) or f64 (for checking)",
       one_of({"f64", "f32", "bf16"}));
+    v("train.states", states,
+      "AdamW over bf16 weights: f32 (master weights, moments and gradients), or bf16 (no master "
+      "weights; all rounded at random): 14 bytes a parameter instead of 30",
+      one_of({"f32", "bf16"}));
     v("train.recompute", recompute,
       "keep each block's input only and run it again in the backward pass");
     v("train.graph", graph,

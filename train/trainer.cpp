@@ -53,7 +53,7 @@ Trainer::Trainer(const RunConfig& config, Device device)
   model_ = moe::build_model(config.model, build, config.train.recompute);
   model_->initialise(static_cast<uint64_t>(config.train.seed));
   start_weights();
-  buffers_ = std::make_unique<FlatBuffers>(*model_);
+  buffers_ = std::make_unique<FlatBuffers>(*model_, config.train.states == "bf16");
   optimizer_ = make_optimizer(*buffers_, config.train);
   squares_ = Tensor::zeros({static_cast<int64_t>(buffers_->groups().size())}, DType::f64, device);
   graphs_ = device.type == DeviceType::cuda && config.train.graph && same_every_step(config);
@@ -184,9 +184,12 @@ void Trainer::micro_step(int64_t row, bool with_teacher) {
   context.step = step_;
   context.first_sequence = row;
   context.positions = positions_;
-  const nn::GptOut out = model_->forward(tokens_, context);
+  nn::GptOut out;
+  const Var features = model_->features(tokens_, context, out);  // (N, D)
+  // On a GPU the head and its loss are one op that passes over the logits twice instead of thrice.
+  if (with_teacher || dumping() || device_ == kCpu) out.logits = model_->head(features);
   if (dumping()) dump_->add_logits(out.logits.value());
-  const Objective objective = loss(out, with_teacher);
+  const Objective objective = loss(out, features, with_teacher);
   backward(objective.total, seed_);
   report_.add(objective.losses, context.stats);
   if (row == 0) buffers_->finish_grads();
@@ -220,7 +223,8 @@ void Trainer::run(StepGraph& graph, const std::function<void()>& work) {
 
 // L = CE + balance_coef * sum of balance losses + z_coef * sum of z-losses + beta * w * KD
 // (DeepSpeed-MoE, sections 3 and 4.2; sums over layers, not means).
-Trainer::Objective Trainer::loss(const nn::GptOut& out, bool with_teacher) const {
+Trainer::Objective Trainer::loss(const nn::GptOut& out, const Var& features,
+                                 bool with_teacher) const {
   Objective objective;
   MicroLosses& losses = objective.losses;
   Vars terms;
@@ -229,7 +233,9 @@ Trainer::Objective Trainer::loss(const nn::GptOut& out, bool with_teacher) const
     return term.value();
   };
   // With a teacher, two losses read the logits in the backward pass.
-  losses.cross_entropy = add(ops::cross_entropy(out.logits, targets_, !with_teacher));
+  losses.cross_entropy =
+      add(out.logits.defined() ? ops::cross_entropy(out.logits, targets_, !with_teacher)
+                               : ops::head_loss(features, model_->head_weight(), targets_));
   for (const Var& x : out.balance_loss) losses.balance.push_back(add(x));
   for (const Var& x : out.z_loss) losses.z.push_back(add(x));
   if (with_teacher) {
@@ -303,11 +309,11 @@ void Trainer::resume(const nn::Checkpoint& checkpoint) {
          checkpoint.folder(), "/config.toml); choose another run.dir, or delete that folder");
   }
   if (before.train.optimizer != config_.train.optimizer ||
-      before.train.dtype != config_.train.dtype) {
+      before.train.dtype != config_.train.dtype || before.train.states != config_.train.states) {
     fail(Exit::config, "run.dir = ", config_.dir, " was trained with ", before.train.optimizer,
-         " in ", before.train.dtype, ", this config says ", config_.train.optimizer, " in ",
-         config_.train.dtype, "; use the same, or a new run.dir with init.from = \"", config_.dir,
-         "\"");
+         " in ", before.train.dtype, " (states in ", before.train.states, "), this config says ",
+         config_.train.optimizer, " in ", config_.train.dtype, " (states in ", config_.train.states,
+         "); use the same, or a new run.dir with init.from = \"", config_.dir, "\"");
   }
   checkpoint.load_model(*model_);
   for (const nn::NamedTensor& tensor : optimizer_->state()) {

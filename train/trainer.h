@@ -63,7 +63,8 @@ class Trainer {
   void start_step(const data::Batch& batch, const StepResult& result);
   // Forward and backward of the micro-batch in tokens_ and targets_, which begins at `row`.
   void micro_step(int64_t row, bool with_teacher);
-  Objective loss(const nn::GptOut& out, bool with_teacher) const;
+  // From the logits where there are any, else from the features.
+  Objective loss(const nn::GptOut& out, const Var& features, bool with_teacher) const;
   // Clips, guards and updates, on the device.
   void update();
   // The host's look at the step: losses, norm and whether it was skipped.
