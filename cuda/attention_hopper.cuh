@@ -128,7 +128,7 @@ struct Order {
   int tiles, heads, heads_of_group, b_heads;  // b_heads = B * H
   bool last_first;                            // long tiles are those at the end (queries)
 
-  __device__ int64_t count() const { return static_cast<int64_t>(tiles) * b_heads; }
+  __host__ __device__ int64_t count() const { return static_cast<int64_t>(tiles) * b_heads; }
   // The turn'th tile of this block, or a number >= count().
   __device__ int64_t index(int turn) const {
     const int64_t place = turn % 2 == 0 ? blockIdx.x : gridDim.x - 1 - blockIdx.x;
