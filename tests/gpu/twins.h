@@ -39,11 +39,9 @@ inline Twins run_twins(const Call& call, const RunKernel& run, const std::vector
   return twins;
 }
 
-// The rows of a taller matrix: row 0 is skipped, so that x starts off a 16-byte border when the
-// width allows it.
+// A copy of x that starts one element after a 16-byte border.
 inline Tensor off_border(const Tensor& x) {
-  Shape shape{x.numel() + 1};
-  Tensor room(shape, x.dtype(), x.device());
+  const Tensor room({x.numel() + 1}, x.dtype(), x.device());
   Tensor view = room.rows(1, x.numel() + 1).reshape(x.shape());
   view.copy_from(x);
   return view;
