@@ -46,6 +46,14 @@ __global__ void finish_kernel(const float* sum, const T* bias, int64_t count, in
   }
 }
 
+// dpre = sum * gelu'(pre), from fp32 sums.
+template <class T>
+__global__ void finish_dx_kernel(const float* sum, const T* pre, int64_t count, T* dpre) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  dpre[i] = gpu::from_float<T>(sum[i] * gpu::Gelu<T>::slope(gpu::to_float(pre[i])));
+}
+
 template <class T, class C>
 __global__ void plain_product_kernel(const T* a, int64_t step_a_row, int64_t step_a_k, const T* b,
                                      int64_t step_b_k, int64_t step_b_col, int64_t m, int64_t n,
@@ -146,6 +154,32 @@ void linear_forward(const Tensor& x, const Tensor& w, const Tensor& bias, Tensor
 void linear_gelu_forward(const Tensor& x, const Tensor& w, const Tensor& bias, Tensor& pre,
                          Tensor& y) {
   linear("linear_gelu_forward", x, w, bias, pre, y, true);
+}
+
+void linear_dx_gelu(const Tensor& dy, const Tensor& w, const Tensor& pre, Tensor& dpre) {
+  const char* op = "linear_dx_gelu";
+  const Matrix out(dy), weight(w);
+  const DType type = dy.dtype();
+  PM_CHECK(out.cols == weight.rows, op, ": dy has M = ", out.cols, ", weight expects ",
+           weight.rows);
+  check(op, "w", w, weight.rows, weight.cols, type);
+  check(op, "pre", pre, out.rows, weight.cols, type);
+  check(op, "dpre", dpre, out.rows, weight.cols, type);
+  if (dpre.numel() == 0) return;
+  gpu::visit_floating(type, op, [&]<class T>() {
+    Product p;
+    p.m = out.rows, p.n = weight.cols, p.k = out.cols;
+    p.a = dy.raw(), p.b = w.raw(), p.c = dpre.raw(), p.type = p.c_type = type;
+    p.gelu_of = pre.raw();
+    if (type == DType::bf16 && p.k > 0 && gpu::multiply(p)) return;
+    const gpu::Scratch sum(dpre.numel() * static_cast<int64_t>(sizeof(float)));
+    p.c = sum.data<float>(), p.c_type = DType::f32, p.gelu_of = nullptr;
+    product(p);
+    finish_dx_kernel<T><<<gpu::grid(dpre.numel(), kThreads), kThreads, 0, gpu::stream()>>>(
+        sum.data<float>(), static_cast<const T*>(pre.raw()), dpre.numel(),
+        static_cast<T*>(dpre.raw()));
+    PM_LAUNCHED();
+  });
 }
 
 }  // namespace pyramoe::kernels::cuda

@@ -15,6 +15,7 @@ class Linear : public Module {
   Var forward(const Var& x) const;       // (N, in) -> (N, out)
   Var forward_gelu(const Var& x) const;  // gelu of it, one kernel
   const Var& weight() const { return weight_; }
+  const Var& bias() const { return bias_; }  // undefined where there is none
 
  private:
   Var weight_, bias_;

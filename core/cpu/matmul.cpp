@@ -9,6 +9,7 @@
 
 #include "core/cpu/gemm.h"
 #include "core/cpu/simd.h"
+#include "core/kernels/elementwise.h"
 #include "core/parallel.h"
 
 namespace pyramoe::kernels::cpu {
@@ -191,6 +192,11 @@ void linear_forward(const Tensor& x, const Tensor& w, const Tensor& bias, Tensor
 void linear_gelu_forward(const Tensor& x, const Tensor& w, const Tensor& bias, Tensor& pre,
                          Tensor& y) {
   linear("linear_gelu_forward", x, w, bias, pre, y);
+}
+
+void linear_dx_gelu(const Tensor& dy, const Tensor& w, const Tensor& pre, Tensor& dpre) {
+  matmul(dy, false, w, false, false, dpre);
+  gelu_backward(dpre, pre, dpre);
 }
 
 void grouped_linear_forward(const Tensor& x, const Tensor& offsets, const Tensor& w,

@@ -19,6 +19,10 @@ PM_KERNEL(linear_forward, (const Tensor& x, const Tensor& w, const Tensor& bias,
 PM_KERNEL(linear_gelu_forward,
           (const Tensor& x, const Tensor& w, const Tensor& bias, Tensor& pre, Tensor& y))
 
+// dpre = (dy w) * gelu'(pre): through a linear layer and the GELU before it.
+//   dy (N, M), w (M, K), pre and dpre (N, K), not the same memory
+PM_KERNEL(linear_dx_gelu, (const Tensor& dy, const Tensor& w, const Tensor& pre, Tensor& dpre))
+
 // The grouped forms: expert e owns rows [offsets[e], offsets[e+1]) and has its own weight. Rows
 // from offsets[E] on are neither read nor written.
 //   x (R, K), offsets (E+1) i32, w (E, M, K), bias (E, M) or undefined, y (R, M)

@@ -134,6 +134,40 @@ TEST(Linear, BiasAndGeluMatchTheCpu) {
   }
 }
 
+double gelu_slope(double x) {
+  const double t = std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x));
+  return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * 0.7978845608028654 * (1 + 3 * 0.044715 * x * x);
+}
+
+TEST(Linear, DxThroughGeluMatchesTheCpu) {
+  SKIP_WITHOUT_GPU();
+  for (const auto& [m, n, k] : kSizes) {
+    for (const DType type : {DType::f32, DType::bf16}) {
+      const Tensor dy = normal({m, k}, type, 1, 1), w = normal({k, n}, type, 1, 2);
+      const Tensor pre = normal({m, n}, type, 2, 3);
+      const Truth product = truth(dy, false, w, false, Tensor(), type);
+      const std::vector<double> v = product.value.to_vector(), bound = product.bound.to_vector();
+      const std::vector<double> at = pre.to_vector();
+      Tensor want({m, n}, DType::f64);
+      for (size_t i = 0; i < v.size(); ++i) want.data<double>()[i] = v[i] * gelu_slope(at[i]);
+      Tensor dpre = poison(Tensor({m, n}, type, kGpu)), again = poison(empty_like(dpre));
+      kernels::linear_dx_gelu(on_gpu(dy), on_gpu(w), on_gpu(pre), dpre);
+      kernels::linear_dx_gelu(on_gpu(dy), on_gpu(w), on_gpu(pre), again);
+      const std::string what = cat(m, "x", n, "x", k, " ", to_string(type), " dx through gelu");
+      const double u = unit_roundoff(type), slack = type == DType::bf16 ? 0x1p-10 : 0x1p-21;
+      expect_close(
+          want, dpre,
+          [&](int64_t i) {
+            const auto j = static_cast<size_t>(i);
+            return 1.13 * bound[j] + 2 * u * std::abs(want.data<double>()[j]) +
+                   slack * std::abs(v[j]);
+          },
+          what);
+      expect_same_bits(dpre, again, what);
+    }
+  }
+}
+
 // cuBLAS's GELU on numbers that the product passes through unchanged (w = identity).
 TEST(Linear, GeluOfTheEpilogueIsExactToARounding) {
   SKIP_WITHOUT_GPU();

@@ -83,6 +83,26 @@ OP_TEST(linear_gelu,
          .why = "the rounding of the product passes through gelu's slope and is met again in the "
                 "backward product"});
 
+OP_TEST(mlp,
+        {.inputs = {normal({3, 5}), normal({4, 5}), normal({4}), normal({6, 4}), normal({6})},
+         .f = [](const Vars& v) { return ops::mlp(v[0], v[1], v[2], v[3], v[4]); },
+         .expect =
+             [](const Tensors& t) {
+               const Tensor pre = naive_linear(t[0], t[1], t[2]);
+               const Tensor hidden =
+                   make(pre.shape(), [&](int64_t i) { return naive_gelu(pre.data<double>()[i]); });
+               return naive_linear(hidden, t[3], t[4]);
+             },
+         .also = {{normal({1, 1}), normal({1, 1}), normal({1}), normal({1, 1}), normal({1})},
+                  {normal({0, 5}), normal({4, 5}), normal({4}), normal({2, 4}), normal({2})},
+                  {normal({31, 33}, 0.3), normal({65, 33}, 0.3), normal({65}),
+                   normal({17, 65}, 0.3), normal({17})},
+                  {normal({64, 64}, 0.3), normal({128, 64}, 0.3), constant(normal({128})),
+                   normal({64, 128}, 0.3), normal({64})}},
+         .rounding = Rounding::products,
+         .loosen = 4,
+         .why = "the hidden layer is rounded between two products, its gradient before two more"});
+
 TEST(Linear, NamesTheSizesThatDoNotMeet) {
   const Var x(Tensor::zeros({2, 3}, DType::f32)), w(Tensor::zeros({4, 5}, DType::f32));
   try {
