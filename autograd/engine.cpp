@@ -23,6 +23,8 @@ struct Waiting {
 };
 using Queue = std::map<int64_t, Waiting, std::greater<>>;
 
+thread_local const std::function<void(const VarState*)>* leaf_hook = nullptr;
+
 void give_to_leaf(VarState& leaf, const Tensor& grad) {
   if (!leaf.grad.defined()) {
     leaf.grad = grad.clone();
@@ -66,6 +68,7 @@ void give(Queue& queue, const Var& x, const Tensor& grad, const char* op) {
     give_to_node(queue, state, grad);
   } else {
     give_to_leaf(state, grad);
+    if (leaf_hook) (*leaf_hook)(&state);
   }
 }
 
@@ -81,6 +84,9 @@ GradInto places(const Vars& inputs) {
 }
 
 }  // namespace
+
+LeafHook::LeafHook(std::function<void(const VarState*)> f) : f_(std::move(f)) { leaf_hook = &f_; }
+LeafHook::~LeafHook() { leaf_hook = nullptr; }
 
 void backward(const Vars& roots, const Tensors& seeds) {
   PM_CHECK(roots.size() == seeds.size(), "backward: ", roots.size(), " roots, ", seeds.size(),

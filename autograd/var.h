@@ -94,6 +94,19 @@ class EnableGrad : public GradMode {
   EnableGrad() : GradMode(true) {}
 };
 
+// For a scope, calls f with every leaf right after backward has written or added to its gradient:
+// so that gradients can leave for other ranks before backward ends.
+class LeafHook {
+ public:
+  explicit LeafHook(std::function<void(const VarState*)> f);
+  ~LeafHook();
+  LeafHook(const LeafHook&) = delete;
+  LeafHook& operator=(const LeafHook&) = delete;
+
+ private:
+  std::function<void(const VarState*)> f_;
+};
+
 // Nodes alive now; zero when no graph is held (for leak tests).
 int64_t live_nodes();
 

@@ -6,6 +6,7 @@
 
 #include "autograd/ops.h"
 #include "cli/bench_layer.h"
+#include "cli/bench_a2a.h"
 #include "cli/bench_limits.h"
 #include "cli/bench_ops.h"
 #include "cli/commands.h"
@@ -165,6 +166,7 @@ void add_bench(CLI::App& app) {
     sub->add_flag("--trace", o->trace, "time every kernel too (slower)");
   };
   auto train_options = std::make_shared<Options>();
+  add_bench_a2a(*command);
   CLI::App* train = command->add_subcommand("train", "Whole steps of a config");
   train->add_option("config", train_options->config, "TOML config")->required();
   train->add_option("overrides", train_options->overrides, "settings as key=value");

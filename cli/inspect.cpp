@@ -6,6 +6,7 @@
 #include "cli/commands.h"
 #include "core/file.h"
 #include "core/json.h"
+#include "dist/flight_record.h"
 #include "moe/model_cost.h"
 #include "nn/checkpoint.h"
 #include "train/progress.h"
@@ -96,6 +97,10 @@ void print_tensors(const std::string& path) {
 
 void inspect(const Options& options) {
   const bool is_run = is_folder(options.path);
+  if (is_run && !options.json) {
+    const std::string words = dist::describe_flight(dist::read_flight(options.path));
+    if (!words.empty()) fmt::print("{}\n", words);
+  }
   const train::RunConfig config =
       is_run ? train::parse_run_config(nn::Checkpoint::find(options.path).config(), options.path)
              : train::load_run_config(options.path, options.overrides);

@@ -53,7 +53,7 @@ int main(int argc, char** argv) {
     return run(argc, argv);
   } catch (const pyramoe::Error& error) {
     std::fflush(stdout);
-    std::fprintf(stderr, "pyramoe: %s\n", error.what());
+    if (*error.what()) std::fprintf(stderr, "pyramoe: %s\n", error.what());
     return static_cast<int>(error.code());
   } catch (const std::bad_alloc&) {
     std::fflush(stdout);

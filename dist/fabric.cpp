@@ -12,7 +12,15 @@
 namespace pyramoe::dist {
 
 Fabric::Fabric(std::vector<int> node_of_rank, int rank)
-    : node_(std::move(node_of_rank)), rank_(rank), flight_(rank, static_cast<int>(node_.size())) {}
+    : node_(std::move(node_of_rank)),
+      rank_(rank),
+      flight_(rank, static_cast<int>(node_.size())),
+      fault_(Fault::from_environment(rank)) {}
+
+void Fabric::set_phase(const std::string& phase) {
+  phase_ = phase;
+  flight_.set_phase(phase.c_str());
+}
 
 void Fabric::set_node_size(int size) {
   PM_CHECK(size > 0, "set_node_size: ", size, ", expected at least 1");
@@ -39,15 +47,14 @@ void Fabric::advance_others() {
 }
 
 void Fabric::idle(int64_t turn) const {
-  if (turn < (crowded_ ? 4 : 2000)) {
-    if (crowded_) ::sched_yield();
-    return;
-  }
-  if (turn < (crowded_ ? 64 : 4000)) {
+  // Where ranks share cores, who yields may wait for a whole time slice of somebody else who
+  // yields, while who sleeps is woken at once.
+  if (!crowded_ && turn < 2000) return;
+  if (!crowded_ && turn < 4000) {
     ::sched_yield();
     return;
   }
-  const timespec rest{0, 50'000};
+  const timespec rest{0, crowded_ ? 10'000 : 50'000};
   ::nanosleep(&rest, nullptr);
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "dist/fault.h"
 #include "dist/flight_record.h"
 #include "dist/traffic.h"
 
@@ -27,6 +28,9 @@ class Fabric {
 
   Traffic& traffic() { return traffic_; }
   FlightRecord& flight() { return flight_; }
+  // What the program is doing, for flight records and injected faults.
+  void set_phase(const std::string& phase);
+  void begin_collective() { fault_.at(phase_); }
 
   // Collectives under way; whoever waits for one moves all of them on.
   void track(const std::shared_ptr<WorkState>& work);
@@ -44,6 +48,8 @@ class Fabric {
   int rank_;
   Traffic traffic_;
   FlightRecord flight_;
+  Fault fault_;
+  std::string phase_ = "init";
   std::vector<std::weak_ptr<WorkState>> active_;
   bool crowded_ = false;
 };

@@ -50,7 +50,9 @@ struct FlightRecord::Page {
   char magic[8];
   int32_t rank, ranks;
   int64_t process;
-  int32_t ended, unused;
+  int32_t ended, told;
+  double paused;
+  int64_t waiting;
   char phase[24];
   FlightEntry entries[kEntries];
 };
@@ -96,6 +98,8 @@ void FlightRecord::open(const std::string& run_dir) {
 }
 
 void FlightRecord::close() { page_->ended = 1; }
+volatile int32_t* FlightRecord::told() { return &page_->told; }
+void FlightRecord::set_paused(double seconds) { page_->paused = seconds; }
 void FlightRecord::set_phase(const char* phase) { put_text(page_->phase, phase); }
 
 int64_t FlightRecord::begin(const char* op, const std::string& group, int64_t sequence,
@@ -125,6 +129,7 @@ void FlightRecord::set_waiting(int64_t number) {
   if (number == waiting_.load(std::memory_order_relaxed)) return;
   since_ = wall_time();
   waiting_ = number;
+  page_->waiting = number;
 }
 
 int64_t FlightRecord::waiting(double& since) const {
@@ -143,7 +148,15 @@ std::vector<FlightFile> read_flight(const std::string& run_dir) {
     if (bytes.size() != sizeof page) continue;
     std::memcpy(&page, bytes.data(), sizeof page);
     if (std::memcmp(page.magic, kMagic, sizeof kMagic) != 0) continue;
-    FlightFile file{page.rank, page.ranks, page.process, page.ended != 0, get_text(page.phase), {}};
+    FlightFile file;
+    file.rank = page.rank;
+    file.ranks = page.ranks;
+    file.process = page.process;
+    file.ended = page.ended != 0;
+    file.told = page.told != 0;
+    file.paused = page.paused;
+    file.waiting = page.waiting != 0;
+    file.phase = get_text(page.phase);
     for (const FlightEntry& entry : page.entries) {
       if (entry.number > 0) file.entries.push_back(entry);
     }
@@ -159,23 +172,41 @@ std::string describe(const FlightEntry& entry) {
              entry.bytes, " bytes, ", entry.ranks, " ranks");
 }
 
+namespace {
+
+// Who failed first: a process that was stopped for a while; else one that nobody told to end, where
+// others were told; else the one that has begun the fewest collectives, and of equal ones one that
+// does not wait.
+bool before(const FlightFile& a, const FlightFile& b) {
+  if ((a.paused > 0) != (b.paused > 0)) return a.paused > 0;
+  if (a.told != b.told) return !a.told;
+  const int64_t n = a.entries.back().number, m = b.entries.back().number;
+  if (n != m) return n < m;
+  return !a.waiting && b.waiting;
+}
+
+}  // namespace
+
 std::string describe_flight(const std::vector<FlightFile>& files) {
-  if (std::all_of(files.begin(), files.end(), [](const FlightFile& f) { return f.ended; }))
+  if (std::all_of(files.begin(), files.end(), [](const FlightFile& f) { return f.ended; })) {
     return "";
-  // Ranks make the same collectives: the one that has made the fewest of those that somebody still
-  // waits for is the one that the others waited for.
+  }
   std::string text = "the last run in this folder did not end in order:\n";
-  const FlightFile* behind = nullptr;
+  const FlightFile* first = nullptr;
   for (const FlightFile& file : files) {
     if (file.entries.empty()) continue;
     const FlightEntry& last = file.entries.back();
+    const bool done = last.finished > 0;
     text += cat("  rank ", file.rank, " (process ", file.process, "), in ", file.phase, ", ",
-                last.finished > 0 ? "after " : "waiting in ", describe(last), ", since ",
-                time_of_day(last.finished > 0 ? last.finished : last.started), "\n");
-    if (!behind || last.number < behind->entries.back().number) behind = &file;
+                done           ? "after "
+                : file.waiting ? "waiting in "
+                               : "in ",
+                describe(last), ", since ", time_of_day(done ? last.finished : last.started),
+                file.paused > 0 ? cat("; stood still for ", file.paused, " s") : "", "\n");
+    if (!first || before(file, *first)) first = &file;
   }
-  if (behind && files.size() > 1) {
-    text += cat("  first to fall silent: rank ", behind->rank, ", in ", behind->phase, "\n");
+  if (first && files.size() > 1) {
+    text += cat("  first to fall silent: rank ", first->rank, ", in ", first->phase, "\n");
   }
   return text;
 }

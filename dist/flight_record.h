@@ -28,6 +28,9 @@ struct FlightFile {
   int32_t rank = 0, ranks = 0;
   int64_t process = 0;
   bool ended = false;                // in order
+  bool told = false;                 // a signal asked it to end: somebody else failed
+  double paused = 0;                 // seconds for which the process did not run at all
+  bool waiting = false;              // in its last collective
   std::string phase;                 // what the trainer was doing: init, forward, backward, …
   std::vector<FlightEntry> entries;  // oldest first
 };
@@ -46,6 +49,10 @@ class FlightRecord {
   // The process ends in order.
   void close();
   void set_phase(const char* phase);
+  // Set to 1 by a signal handler when the process is told to end.
+  volatile int32_t* told();
+  // The watchdog's: this process has been stopped for a while.
+  void set_paused(double seconds);
 
   int64_t begin(const char* op, const std::string& group, int64_t sequence, int64_t bytes,
                 int ranks);

@@ -1,7 +1,7 @@
 // A model of slower links than this machine's: a message is delivered no earlier than
 // send + alpha + bytes / beta, one at a time per link, each rank having one link to its own node
-// and one to the other nodes. Receivers sleep until then, so that ranks that share cores do not
-// slow each other while they wait. For measuring algorithms, not for running them.
+// and one to the other nodes. Ranks that wait sleep, so that those that share cores do
+// not slow each other. For measuring algorithms, not for running them.
 #pragma once
 
 #include <array>

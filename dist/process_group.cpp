@@ -291,11 +291,11 @@ Work ProcessGroup::start_all_to_all(const Tensor& x, const Counts& send, Tensor&
   return exchange("all_to_all", x, send, y, recv);
 }
 
-Work ProcessGroup::start_all_to_all(const Tensor& x, Tensor& y) const {
+Work ProcessGroup::start_all_to_all(const Tensor& x, Tensor& y, const char* label) const {
   PM_CHECK(x.rank() > 0 && x.dim(0) % size() == 0, "all_to_all in ", name(), ": ", x.dim(0),
            " rows cannot be cut into ", size(), " equal parts");
   const Counts counts(static_cast<size_t>(size()), x.dim(0) / size());
-  return exchange("all_to_all", x, counts, y, counts);
+  return exchange(label, x, counts, y, counts);
 }
 
 }  // namespace pyramoe::dist

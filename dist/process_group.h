@@ -65,9 +65,11 @@ class ProcessGroup {
   void all_to_all(const Tensor& x, const Counts& send, Tensor& y, const Counts& recv) const {
     start_all_to_all(x, send, y, recv).wait();
   }
-  // Equal parts.
-  Work start_all_to_all(const Tensor& x, Tensor& y) const;
-  void all_to_all(const Tensor& x, Tensor& y) const { start_all_to_all(x, y).wait(); }
+  // Equal parts. `label` names it in counts of traffic.
+  Work start_all_to_all(const Tensor& x, Tensor& y, const char* label = "all_to_all") const;
+  void all_to_all(const Tensor& x, Tensor& y, const char* label = "all_to_all") const {
+    start_all_to_all(x, y, label).wait();
+  }
 
  private:
   struct State {

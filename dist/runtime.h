@@ -21,8 +21,8 @@ struct Launch {
 };
 
 struct RuntimeOptions {
-  int64_t node_size = 0;   // ranks of a virtual node; 0 = the machines there are
-  double deadline = 0;     // seconds a rank may wait for others; 0 = for ever
+  int64_t node_size = 0;        // ranks of a virtual node; 0 = the machines there are
+  double deadline = 0;          // seconds a rank may wait for others; 0 = for ever
   std::string link_model = {};  // dist/link_model.h; empty = none
 };
 

@@ -7,11 +7,12 @@
 #include <cstdio>
 
 #include "core/error.h"
+#include "dist/fabric.h"
 #include "dist/mpi.h"
 
 namespace pyramoe::dist {
 
-Watchdog::Watchdog(const FlightRecord& record, int rank, double deadline)
+Watchdog::Watchdog(FlightRecord& record, int rank, double deadline)
     : record_(record), rank_(rank), deadline_(deadline), thread_([this] { run(); }) {}
 
 Watchdog::~Watchdog() {
@@ -29,9 +30,12 @@ void Watchdog::run() {
   // that is set, must not look like a stall of the others.
   double waited = 0;
   int64_t last = 0;
-  double last_since = 0;
+  double last_since = 0, looked = Fabric::now();
   std::unique_lock lock(mutex_);
   while (!wake_.wait_for(lock, look, [this] { return stop_; })) {
+    const double now = Fabric::now();
+    if (now - looked > deadline_ / 2) record_.set_paused(now - looked);
+    looked = now;
     double since = 0;
     const int64_t number = record_.waiting(since);
     const bool same = number != 0 && number == last && since == last_since;

@@ -13,7 +13,7 @@ namespace pyramoe::dist {
 class Watchdog {
  public:
   // deadline in seconds, > 0. The record must live as long.
-  Watchdog(const FlightRecord& record, int rank, double deadline);
+  Watchdog(FlightRecord& record, int rank, double deadline);
   ~Watchdog();
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
@@ -21,7 +21,7 @@ class Watchdog {
  private:
   void run();
 
-  const FlightRecord& record_;
+  FlightRecord& record_;
   int rank_;
   double deadline_;
   bool stop_ = false;

@@ -10,6 +10,7 @@ WorkState::WorkState(Fabric& fabric, const char* op, const std::string& group, i
       op_(op),
       number_(fabric.flight().begin(op, group, sequence, bytes, ranks)),
       started_(Fabric::now()) {
+  fabric_.begin_collective();
   ++fabric_.traffic().row(op_).calls;
 }
 

@@ -58,8 +58,8 @@ std::vector<Tensor> sum_loads(nn::Gpt& model, std::span<const nn::LayerStat> sta
     int64_t* sum = total.data<int64_t>();
     for (const nn::LayerStat& stat : stats) {
       if (stat.layer != ref.layer) continue;
-      const Tensor load = stat.load.to(kCpu);
-      for (int64_t e = 0; e < total.numel(); ++e) sum[e] += load.data<int32_t>()[e];
+      const std::vector<double> load = stat.load.to_vector();
+      for (size_t e = 0; e < load.size(); ++e) sum[e] += static_cast<int64_t>(load[e]);
     }
     loads.push_back(total);
   }

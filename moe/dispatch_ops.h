@@ -13,7 +13,9 @@ struct EinsumSlots {
   int64_t total;   // E C
 };
 
-// C is the longest segment, at least 1; reading it waits for the device.
-EinsumSlots einsum_slots(const Routing& routing);
+// Rows of the longest segment; reading it waits for the device.
+int64_t longest_segment(const Routing& routing);
+// C is `width`, at least 1; by default the longest segment.
+EinsumSlots einsum_slots(const Routing& routing, int64_t width = 0);
 
 }  // namespace pyramoe::moe

@@ -14,7 +14,7 @@ class LocalDispatcher : public Dispatcher {
   }
   Segments receive(Pending& pending) const override { return {pending.x, pending.offsets}; }
   Pending send_back(const Segments& y, const Routing& r) const override {
-    return {ops::from_segments(y.x, r.weight, r.row), Tensor()};
+    return {ops::from_segments(y.x, r.weight, r.row)};
   }
   Var receive_back(Pending& pending) const override { return pending.x; }
 };
@@ -27,7 +27,7 @@ class EinsumDispatcher : public Dispatcher {
   }
   Segments receive(Pending& pending) const override { return {pending.x, pending.offsets}; }
   Pending send_back(const Segments& y, const Routing& r) const override {
-    return {ops::einsum_combine(y.x, r.weight, einsum_slots(r).slot), Tensor()};
+    return {ops::einsum_combine(y.x, r.weight, einsum_slots(r).slot)};
   }
   Var receive_back(Pending& pending) const override { return pending.x; }
 };

@@ -8,14 +8,19 @@
 #include <memory>
 #include <string>
 
+#include "dist/collective_ops.h"
+#include "dist/mesh.h"
 #include "moe/routing.h"
 
 namespace pyramoe::moe {
 
 // Rows under way.
 struct Pending {
-  Var x;
-  Tensor offsets;  // (E + 1) i32, on the way out
+  Var x = {};                   // on one device
+  Tensor offsets = {};          // (E + 1) i32, on the way out
+  dist::PendingRows rows = {};  // between ranks
+  std::shared_ptr<const Route> route = nullptr;
+  Var weight = {};  // (N, k), on the way home
 };
 
 class Dispatcher {
@@ -32,5 +37,8 @@ class Dispatcher {
 
 // By the name in moe.dispatch. Throws Error(config).
 std::unique_ptr<Dispatcher> make_dispatcher(const std::string& name);
+// By the name in parallel.dispatcher, for experts on several ranks.
+std::unique_ptr<Dispatcher> make_rank_dispatcher(const dist::ParallelConfig& config,
+                                                 const dist::ExpertGroups& groups);
 
 }  // namespace pyramoe::moe

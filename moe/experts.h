@@ -1,7 +1,12 @@
-// All experts of a layer: one MLP per expert, run as two grouped products over ragged segments, so
-// nobody multiplies padding and an expert without tokens costs nothing.
+// The experts of a layer that lie on this rank: one MLP per expert, run as two grouped products
+// over ragged segments, so nobody multiplies padding and an expert without tokens costs nothing.
+//
+// Where ranks share the experts' hidden axis each makes its part, and the parts are summed. Tensor
+// ranks all have the rows; ranks with rows of their own gather them first and get their rows of the
+// sum back.
 #pragma once
 
+#include "dist/mesh.h"
 #include "moe/routing.h"
 #include "nn/module.h"
 
@@ -15,8 +20,14 @@ class Experts : public nn::Module {
   Segments forward(const Segments& x) const;  // (R, D) -> (R, D)
 
  private:
-  Var up_, down_;            // (E, F, D), (E, D, F)
-  Var up_bias_, down_bias_;  // (E, F), (E, D); undefined without biases
+  Segments gathered(const Segments& x) const;
+  Var with_bias(const Var& y, const Tensor& offsets) const;
+
+  // Of this rank: E / degree experts, F / shards of the hidden axis.
+  Var up_, down_;            // (e, f, D), (e, D, f)
+  Var up_bias_, down_bias_;  // (e, f), (e, D); undefined without biases
+  dist::ProcessGroup shard_;
+  bool gathers_ = false;
 };
 
 }  // namespace pyramoe::moe

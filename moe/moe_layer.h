@@ -18,6 +18,7 @@ class MoeLayer : public nn::FeedForward {
   struct Sent {
     Routing routing;
     Pending pending;
+    dist::ProcessGroup slice;  // among whose ranks the tokens are cut
   };
   Sent send(const Var& x, nn::Context& context);
   nn::FfnOut finish(Sent sent);
@@ -27,6 +28,7 @@ class MoeLayer : public nn::FeedForward {
 
  private:
   std::unique_ptr<Dispatcher> dispatcher_;
+  dist::ProcessGroup slice_;  // tensor ranks that each take a part of the tokens
   Router& router_;
   Experts& experts_;
 };

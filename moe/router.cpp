@@ -1,6 +1,7 @@
 #include "moe/router.h"
 
 #include "autograd/ops.h"
+#include "dist/collective_ops.h"
 
 namespace pyramoe::moe {
 
@@ -30,28 +31,48 @@ Router::Router(const ModelConfig& config, const LayerPlan& plan, const nn::Build
            " experts");
   nn::Build wide = build;
   if (wide.dtype == DType::bf16) wide.dtype = DType::f32;
-  weight_ =
-      add_parameter("weight", {experts_, config.dim}, wide, nn::Init::normal(config.init_std));
+  nn::Placement place = build.everywhere();
+  if (build.mesh && build.mesh->config().dispatcher == "coordinated") {
+    slice_ = build.tensor();
+    place.sync = build.mesh->world();  // tensor ranks see different tokens
+  }
+  weight_ = add_parameter("weight", {experts_, config.dim}, wide, nn::Init::normal(config.init_std),
+                          true, place);
   if (gate_->has_bias()) {
     bias_ = add_buffer("balance_bias", Tensor::zeros({experts_}, wide.dtype, build.device));
   }
 }
 
 Routing Router::route(const Var& x, const nn::Context& context) const {
-  PM_CHECK(x.dim(0) == context.batch * context.length, "Router: ", x.dim(0), " tokens, but ",
-           context.batch, " sequences of ", context.length);
+  const bool whole = x.dim(0) == context.batch * context.length;
+  const dist::ProcessGroup slice = whole ? dist::ProcessGroup() : slice_;
+  PM_CHECK(x.dim(0) * slice.size() == context.batch * context.length, "Router: ", x.dim(0),
+           " tokens of ", slice.size(), " ranks, but ", context.batch, " sequences of ",
+           context.length);
   Routing r;
-  const Var score = fuses(x, context) ? score_fused(x, context, r) : score_plain(x, context, r);
+  Var score =
+      fuses(x, slice, context) ? score_fused(x, context, r) : score_plain(x, slice, context, r);
+  const int64_t rows = context.training ? group_rows(group_, context) : 0;
+  const int64_t capacity = places(rows, context);
   const Device device = x.value().device();
+  // One sort decides and orders where it can; else who stays is decided over all tokens first.
+  const bool sorts =
+      slice.size() == 1 && capacity > 0 && top_k_ == 1 && drop_by_ == kernels::DropBy::position;
+  Tensor kept;
+  if (!sorts) kept = keep(r.expert, score.value(), rows, capacity, context);
+  if (capacity > 0) r.block_rows = x.dim(0) * slice.size() / rows * capacity;
+  if (slice.size() > 1) {  // from here on this rank's tokens alone
+    const int64_t begin = slice.rank() * x.dim(0), end = begin + x.dim(0);
+    score = dist::slice_to(score, slice, 0);
+    r.expert = r.expert.rows(begin, end);
+    if (kept.defined()) kept = kept.rows(begin, end);
+  }
   r.row = Tensor(r.expert.shape(), DType::i32, device);
   r.offsets = Tensor({experts_ + 1}, DType::i32, device);
   r.load = Tensor({experts_}, DType::i32, device);
-  const int64_t rows = context.training ? group_rows(group_, context) : 0;
-  const int64_t capacity = places(rows, context);
-  if (capacity > 0 && top_k_ == 1 && drop_by_ == kernels::DropBy::position) {
+  if (sorts) {
     kernels::assign_rows_by_position(r.expert, rows, capacity, r.row, r.offsets, r.load);
   } else {
-    const Tensor kept = keep(r.expert, score.value(), rows, capacity, context);
     kernels::assign_rows(r.expert, kept, r.row, r.offsets, r.load);
   }
   r.weight = capacity > 0 || renormalize_ ? ops::keep_weights(score, r.row, renormalize_) : score;
@@ -59,10 +80,12 @@ Routing Router::route(const Var& x, const nn::Context& context) const {
 }
 
 // The fused op knows one gate and no noise; it pays on a GPU, where each small kernel is a launch.
-bool Router::fuses(const Var& x, const nn::Context& context) const {
+bool Router::fuses(const Var& x, const dist::ProcessGroup& slice,
+                   const nn::Context& context) const {
   const bool noisy = context.training && noise_ != Noise::none;
-  return fused_ && softmax_gate_ && !noisy && !force_balance_ && x.dim(0) > 0 &&
-         x.value().device().type == DeviceType::cuda && weight_.dtype() == DType::f32;
+  return fused_ && slice.size() == 1 && softmax_gate_ && !noisy && !force_balance_ &&
+         x.dim(0) > 0 && x.value().device().type == DeviceType::cuda &&
+         weight_.dtype() == DType::f32;
 }
 
 Var Router::score_fused(const Var& x, const nn::Context& context, Routing& r) const {
@@ -77,8 +100,9 @@ Var Router::score_fused(const Var& x, const nn::Context& context, Routing& r) co
 }
 
 // Op by op: any gate, any noise, any device; what the fused op is checked against.
-Var Router::score_plain(const Var& x, const nn::Context& context, Routing& r) const {
-  const Var z = logits(x, context);  // (N, E)
+Var Router::score_plain(const Var& x, const dist::ProcessGroup& slice, const nn::Context& context,
+                        Routing& r) const {
+  const Var z = dist::gather_from(logits(x, slice, context), slice, 0);  // (N, E), of all tokens
   const Choice choice = choose(z, context);
   r.x = x;
   r.expert = choice.expert;
@@ -89,11 +113,13 @@ Var Router::score_plain(const Var& x, const nn::Context& context, Routing& r) co
 }
 
 // Jitter touches what the gate sees, never what the experts see.
-Var Router::logits(const Var& x, const nn::Context& context) const {
+Var Router::logits(const Var& x, const dist::ProcessGroup& slice,
+                   const nn::Context& context) const {
   const DType wide = weight_.dtype();
   Var in = x.dtype() == wide ? x : ops::cast(x, wide);
   if (context.training && noise_ == Noise::jitter) {
-    in = ops::jitter(in, jitter_, context.key(RngPurpose::gate_jitter), context.first_token());
+    in = ops::jitter(in, jitter_, context.key(RngPurpose::gate_jitter),
+                     context.first_token() + slice.rank() * x.dim(0));
   }
   return ops::linear(in, weight_, Var());
 }

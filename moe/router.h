@@ -14,7 +14,8 @@ class Router : public nn::Module {
  public:
   Router(const ModelConfig& config, const LayerPlan& plan, const nn::Build& build);
 
-  // x (N, D), N = context.batch * context.length.
+  // x (N, D), N = context.batch * context.length; where tensor ranks share the tokens, this rank's
+  // part of them, and the Routing is of that part. Capacity and losses are of all tokens.
   Routing route(const Var& x, const nn::Context& context) const;
 
   // True when the gate steers by a balancing bias (buffer `balance_bias`).
@@ -28,15 +29,16 @@ class Router : public nn::Module {
   void allow_fused(bool yes) { fused_ = yes; }
 
  private:
-  Var logits(const Var& x, const nn::Context& context) const;
+  Var logits(const Var& x, const dist::ProcessGroup& slice, const nn::Context& context) const;
   Choice choose(const Var& logits, const nn::Context& context) const;
   int64_t places(int64_t rows, const nn::Context& context) const;
   Tensor keep(const Tensor& expert, const Tensor& weight, int64_t rows, int64_t capacity,
               const nn::Context& context) const;
   // Both fill the Routing's x, expert and losses, and return the scores of the choices, (N, k).
-  bool fuses(const Var& x, const nn::Context& context) const;
+  bool fuses(const Var& x, const dist::ProcessGroup& slice, const nn::Context& context) const;
   Var score_fused(const Var& x, const nn::Context& context, Routing& r) const;
-  Var score_plain(const Var& x, const nn::Context& context, Routing& r) const;
+  Var score_plain(const Var& x, const dist::ProcessGroup& slice, const nn::Context& context,
+                  Routing& r) const;
 
   enum class Noise { none, jitter, rsample };
   std::unique_ptr<Gate> gate_;
@@ -46,6 +48,7 @@ class Router : public nn::Module {
   Noise noise_;
   bool renormalize_, force_balance_, softmax_gate_, fused_ = true;
   BalanceOptions balance_;
+  dist::ProcessGroup slice_;  // tensor ranks that each have a part of the tokens
   Var weight_, bias_;
 };
 

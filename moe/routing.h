@@ -4,6 +4,8 @@
 // choice without a place has no row. Read next: moe/router.h, moe/moe_layer.cpp.
 #pragma once
 
+#include <memory>
+
 #include "autograd/var.h"
 
 namespace pyramoe::moe {
@@ -22,17 +24,21 @@ struct Routing {
   Var weight;      // (N, k) f32 or f64: what multiplies the expert's output, 0 where dropped
   Tensor offsets;  // (E + 1) i32: expert e owns rows [offsets[e], offsets[e + 1])
   Tensor load;     // (E) i32: choices per expert, before drops
-  Var balance_loss;  // (1), undefined in evaluation
-  Var z_loss;        // (1), undefined in evaluation and when moe.z_coef = 0
+  Var balance_loss;        // (1), undefined in evaluation
+  Var z_loss;              // (1), undefined in evaluation and when moe.z_coef = 0
+  int64_t block_rows = 0;  // most rows an expert can get from these tokens; 0 = no limit
 
   // Choices that found no room; waits for the device.
   int64_t dropped() const;
 };
 
+struct Route;  // how rows came from other ranks (moe/rank_dispatcher.cpp)
+
 // Rows of x from offsets[E] on are never read or written.
 struct Segments {
   Var x;           // (R, D)
-  Tensor offsets;  // (E + 1) i32
+  Tensor offsets;  // (E + 1) i32; of this rank's experts
+  std::shared_ptr<const Route> route = nullptr;
 };
 
 }  // namespace pyramoe::moe

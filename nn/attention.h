@@ -3,7 +3,7 @@
 #pragma once
 
 #include "nn/context.h"
-#include "nn/linear.h"
+#include "nn/tensor_linear.h"
 
 namespace pyramoe::nn {
 
@@ -20,8 +20,9 @@ class Attention : public Module {
 
  private:
   AttentionOptions options_;
-  Linear& qkv_;
-  Linear& out_;
+  int64_t heads_, first_head_;  // of this tensor rank
+  TensorLinear& qkv_;
+  TensorLinear& out_;
 };
 
 }  // namespace pyramoe::nn

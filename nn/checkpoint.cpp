@@ -266,9 +266,10 @@ void Checkpoint::load_model(Module& module) const {
       continue;
     }
     stored.erase(entry->name);
-    if (entry->shape != parameter->var.shape()) {
+    const Shape& wanted = global_shape(parameter->place.box, parameter->var.shape());
+    if (entry->shape != wanted) {
       complain(cat(entry->name, " is ", to_string(entry->shape), ", the model needs ",
-                   to_string(parameter->var.shape())));
+                   to_string(wanted)));
     } else if (!entry->type || !is_floating(*entry->type)) {
       complain(cat(entry->name, " holds ", entry->dtype, ", expected a floating type"));
     }
@@ -280,18 +281,20 @@ void Checkpoint::load_model(Module& module) const {
   }
   for (const Parameter* parameter : parameters) {
     const Tensor& value = parameter->var.value();
-    value.copy_from(model_->tensor(parameter->name).to(value.dtype()));
+    const Tensor stored_value = model_->tensor(parameter->name).to(value.dtype());
+    value.copy_from(take_part(stored_value, parameter->place.box, value.shape()));
   }
 }
 
-bool Checkpoint::load_optimizer(const std::string& name, const Tensor& into) const {
+bool Checkpoint::load_optimizer(const std::string& name, const Tensor& into, const Box& box) const {
   if (!optimizer_ || !optimizer_->find(name)) return false;
   const Tensor value = optimizer_->tensor(name);
-  if (value.shape() != into.shape()) {
+  const Shape& wanted = global_shape(box, into.shape());
+  if (value.shape() != wanted) {
     fail(kExit, optimizer_->path(), ": ", name, " is ", to_string(value.shape()), ", expected ",
-         to_string(into.shape()));
+         to_string(wanted));
   }
-  into.copy_from(value.to(into.dtype()));
+  into.copy_from(take_part(value.to(into.dtype()), box, into.shape()));
   return true;
 }
 

@@ -21,6 +21,7 @@ namespace pyramoe::nn {
 struct NamedTensor {
   std::string name;
   Tensor value;
+  Box box = {};  // the part of the logical tensor that `value` is
 };
 
 struct CheckpointContent {
@@ -58,8 +59,9 @@ class Checkpoint {
   // Loads every parameter and buffer of the module by name, converting between floating dtypes.
   // Throws Error(checkpoint) listing missing, unexpected and misshapen tensors.
   void load_model(Module& module) const;
-  // Copies one optimizer tensor; false when the checkpoint has none of that name.
-  bool load_optimizer(const std::string& name, const Tensor& into) const;
+  // Copies one optimizer tensor, or the part of it in `box`; false when the checkpoint has none of
+  // that name.
+  bool load_optimizer(const std::string& name, const Tensor& into, const Box& box = {}) const;
   bool has_optimizer() const { return optimizer_ != nullptr; }
   std::vector<std::string> model_names() const;
 

@@ -1,6 +1,8 @@
 #include "nn/embedding.h"
 
 #include "autograd/ops.h"
+#include "dist/collective_ops.h"
+#include "nn/vocab_parallel.h"
 
 namespace pyramoe::nn {
 namespace {
@@ -27,8 +29,12 @@ Tensor row_positions(int64_t batch, int64_t length, int64_t limit, const Context
 
 }  // namespace
 
-Embedding::Embedding(int64_t vocab, int64_t context, int64_t dim, double std, const Build& build) {
-  tokens_ = add_parameter("tokens", {vocab, dim}, build, Init::normal(std));
+Embedding::Embedding(int64_t vocab, int64_t context, int64_t dim, double std, const Build& build)
+    : tensor_(build.tensor()) {
+  const Placement place =
+      tensor_.size() > 1 ? build.over_tensor({vocab, dim}, 0) : build.everywhere();
+  tokens_ =
+      add_parameter("tokens", {vocab / tensor_.size(), dim}, build, Init::normal(std), true, place);
   positions_ = add_parameter("positions", {context, dim}, build, Init::normal(std));
 }
 
@@ -36,9 +42,14 @@ Var Embedding::forward(const Tensor& tokens, const Context& context) const {
   PM_CHECK(tokens.rank() == 2, "Embedding: tokens are (B, T), got ", to_string(tokens.shape()));
   const Tensor position =
       row_positions(tokens.dim(0), tokens.dim(1), positions_.dim(0), context, tokens.device());
-  return ops::embedding(tokens.reshape({-1}), position, tokens_, positions_);
+  const Tensor flat = tokens.reshape({-1});
+  if (tensor_.size() == 1) return ops::embedding(flat, position, tokens_, positions_);
+  const Var mine = vocab_embedding(flat, tokens_, tensor_.rank() * tokens_.dim(0));
+  return ops::add(dist::sum_from(mine, tensor_), vocab_embedding(position, positions_, 0));
 }
 
-Var Embedding::logits(const Var& x) const { return ops::linear(x, tokens_, Var()); }
+Var Embedding::logits(const Var& x) const {
+  return ops::linear(dist::copy_to(x, tensor_), tokens_, Var());
+}
 
 }  // namespace pyramoe::nn

@@ -2,6 +2,7 @@
 
 #include "autograd/checkpoint.h"
 #include "autograd/ops.h"
+#include "dist/collective_ops.h"
 
 namespace pyramoe::nn {
 namespace {
@@ -63,14 +64,19 @@ Var Gpt::features(const Tensor& tokens, Context& context, GptOut& out) {
 
 GptOut Gpt::forward(const Tensor& tokens, Context& context) {
   GptOut out;
-  out.logits = head(features(tokens, context, out));
+  const Var x = features(tokens, context, out);
+  out.logits = context.training ? embed_.logits(x) : head(x);
   return out;
 }
 
+Var Gpt::head(const Var& features) const {
+  return dist::gather_from(embed_.logits(features), embed_.tensor(), 1);
+}
+
 KvCache Gpt::make_cache(int64_t batch, int64_t t_max) const {
-  return KvCache::make(options_.layers, batch, t_max, options_.attention.heads,
-                       options_.attention.dim / options_.attention.heads, build_.dtype,
-                       build_.device);
+  return KvCache::make(
+      options_.layers, batch, t_max, options_.attention.heads / embed_.tensor().size(),
+      options_.attention.dim / options_.attention.heads, build_.dtype, build_.device);
 }
 
 }  // namespace pyramoe::nn

@@ -17,7 +17,7 @@ struct GptOptions {
 };
 
 struct GptOut {
-  Var logits;         // (N, V); undefined from `features`
+  Var logits;         // (N, V); undefined from `features`; in training of tensor ranks its columns
   Vars balance_loss;  // (1) of each layer of experts, first layer first
   Vars z_loss;
 };
@@ -27,11 +27,15 @@ class Gpt : public Module {
   using MakeFfn = std::function<std::unique_ptr<FeedForward>(int64_t layer)>;
   Gpt(const GptOptions& options, const MakeFfn& make_ffn, const Build& build);
 
-  // tokens (B, T) i32. Sets context.batch, length and layer as it goes.
+  // tokens (B, T) i32. Sets context.batch, length and layer as it goes. In training every tensor
+  // rank gets its columns of the logits, otherwise all of them.
   GptOut forward(const Tensor& tokens, Context& context);
   // Final features before the head, (N, D), and the side losses.
   Var features(const Tensor& tokens, Context& context, GptOut& out);
-  Var head(const Var& features) const { return embed_.logits(features); }
+  // All logits, (N, V), and this tensor rank's columns of them.
+  Var head(const Var& features) const;
+  Var own_logits(const Var& features) const { return embed_.logits(features); }
+  const dist::ProcessGroup& tensor() const { return embed_.tensor(); }
   const Var& head_weight() const { return embed_.tokens(); }  // (V, D), tied
 
   const GptOptions& options() const { return options_; }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/rng.h"
+#include "dist/mesh.h"
 #include "nn/parameter.h"
 
 namespace pyramoe::nn {
@@ -16,7 +17,13 @@ namespace pyramoe::nn {
 struct Build {
   DType dtype = DType::f32;
   Device device = kCpu;
-  bool bias = true;  // of linear layers and experts; norms always have theirs
+  bool bias = true;                  // of linear layers and experts; norms always have theirs
+  const dist::Mesh* mesh = nullptr;  // the ranks that share the model; null = this one alone
+
+  const dist::ProcessGroup& tensor() const;
+  // Of a parameter that every rank holds whole, and of a part cut over the tensor ranks.
+  Placement everywhere() const;
+  Placement over_tensor(const Shape& global, int axis) const;
 };
 
 class Module {
@@ -34,11 +41,17 @@ class Module {
 
  protected:
   // Vectors (rank 1 logical parameters such as biases and norms) pass weight_decay = false.
+  //   shape  of the part that this rank holds
   Var& add_parameter(std::string name, Shape shape, const Build& build, Init init,
-                     bool weight_decay = true);
+                     bool weight_decay, Placement place);
+  Var& add_parameter(std::string name, Shape shape, const Build& build, Init init,
+                     bool weight_decay = true) {
+    return add_parameter(std::move(name), std::move(shape), build, init, weight_decay,
+                         build.everywhere());
+  }
   // Like add_parameter, with axis 0 counting experts.
   Var& add_expert_parameter(std::string name, Shape shape, const Build& build, Init init,
-                            bool weight_decay = true);
+                            bool weight_decay, Placement place);
   // Saved and exported, never optimised (the balancing bias of a gate). f32 at least.
   Var& add_buffer(std::string name, Tensor value);
   template <class M>

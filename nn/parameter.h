@@ -4,6 +4,7 @@
 #include <string>
 
 #include "autograd/var.h"
+#include "nn/placement.h"
 
 namespace pyramoe::nn {
 
@@ -24,6 +25,7 @@ struct Parameter {
   bool weight_decay = true;  // matrices decay, vectors do not
   bool trainable = true;     // false for buffers: saved and exported, never optimised
   bool expert = false;       // holds one slice per expert along axis 0
+  Placement place;           // var holds this part of the logical tensor
 };
 
 }  // namespace pyramoe::nn

@@ -1,11 +1,13 @@
 // Loss over a validation set, overall and per domain, and which experts each domain uses.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "data/batches.h"
+#include "dist/process_group.h"
 #include "nn/gpt.h"
 
 namespace pyramoe::train {
@@ -24,9 +26,12 @@ struct EvalResult {
 };
 
 // Every window of the set. Tokens are never dropped and nothing is random, so losses do not depend
-// on how windows are batched. Returns early, with what it has, when a stop is requested.
+// on how windows are batched or who computes them. Returns early, with what it has, when a stop is
+// requested.
+//   data  ranks that share the windows; the result is the same on all
 EvalResult evaluate(nn::Gpt& model, const data::ValidationSet& set,
-                    const std::vector<std::string>& domains, Device device);
+                    const std::vector<std::string>& domains, Device device,
+                    const dist::ProcessGroup& data = {}, const std::function<bool()>& stop = {});
 
 // One JSON object, as eval.json holds it: step, tokens, loss, per domain the loss, tokens and load,
 // the blocks of the layers of experts, and `dropped` and `imbalance` of the last training step.

@@ -1,5 +1,8 @@
 #include "train/flat_buffers.h"
 
+#include <algorithm>
+
+#include "core/kernels/elementwise.h"
 #include "core/kernels/reduce.h"
 
 namespace pyramoe::train {
@@ -16,38 +19,69 @@ Tensor FlatGroup::view(const Tensor& flat, const FlatSlot& slot) const {
   return flat.rows(slot.begin, slot.begin + pyramoe::numel(shape)).reshape(shape);
 }
 
-FlatBuffers::FlatBuffers(nn::Module& module, bool narrow) {
+namespace {
+
+// Parameters that share a buffer: of one kind, held by the same ranks.
+struct Kind {
+  bool decay;
+  DType dtype;
+  std::vector<int> ranks;
+  int64_t copies;
+  bool operator==(const Kind&) const = default;
+};
+
+Kind kind_of(const nn::Parameter& p) {
+  return {p.weight_decay, p.var.dtype(), p.place.sync.members(), p.place.copies};
+}
+
+// Kinds in one order on every rank: matrices before vectors, wide before narrow, then as declared.
+std::vector<Kind> kinds_of(const std::vector<nn::Parameter*>& parameters) {
+  std::vector<Kind> kinds;
   for (const bool decay : {true, false}) {
-    FlatGroup group;
-    group.weight_decay = decay;
-    int64_t size = 0;
-    DType dtype = DType::f32;
-    Device device;
-    // Parameters kept in another dtype than the rest (a router in f32 beside bf16 weights) form
-    // groups of their own: each pass takes those of one dtype.
-    for (const DType want : {DType::f64, DType::f32, DType::bf16}) {
-      group.slots.clear();
-      size = 0;
-      for (const nn::Parameter* p : module.parameters()) {
-        if (p->weight_decay != decay || p->var.dtype() != want) continue;
-        group.slots.push_back({p, size});
-        size += round_up(p->var.value().numel());
-        dtype = want;
-        device = p->var.value().device();
+    for (const DType dtype : {DType::f64, DType::f32, DType::bf16}) {
+      for (const nn::Parameter* p : parameters) {
+        const Kind kind = kind_of(*p);
+        if (kind.decay != decay || kind.dtype != dtype) continue;
+        if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) kinds.push_back(kind);
       }
-      if (group.slots.empty()) continue;
-      group.param = Tensor::zeros({size}, dtype, device);
-      const bool keep = dtype == DType::f64 || (dtype == DType::bf16 && narrow);
-      group.grad = Tensor::zeros({size}, keep ? dtype : DType::f32, device);
-      for (const FlatSlot& slot : group.slots) {
-        const Var& var = slot.parameter->var;
-        const Tensor home = group.view(group.param, slot);
-        home.copy_from(var.value());
-        var.set_value(home);
-        var.place_grad(group.view(group.grad, slot));
-      }
-      groups_.push_back(group);
     }
+  }
+  return kinds;
+}
+
+}  // namespace
+
+FlatBuffers::FlatBuffers(nn::Module& module, bool narrow, const dist::Mesh* mesh) {
+  if (mesh) world_ = mesh->world();
+  const std::vector<nn::Parameter*> parameters = module.parameters();
+  for (const Kind& kind : kinds_of(parameters)) {
+    FlatGroup group;
+    group.weight_decay = kind.decay;
+    group.copies = kind.copies;
+    int64_t size = 0;
+    Device device;
+    for (const nn::Parameter* p : parameters) {
+      if (!(kind_of(*p) == kind)) continue;
+      group.sync = p->place.sync;
+      group.slots.push_back({p, size});
+      size += round_up(p->var.value().numel());
+      device = p->var.value().device();
+    }
+    // Every rank of the group owns an equal range, for ZeRO.
+    const int64_t ranks = group.sync.size();
+    size = (size + ranks * kAlign - 1) / (ranks * kAlign) * (ranks * kAlign);
+    group.scattered = mesh && mesh->config().zero >= 2 && ranks > 1;
+    group.param = Tensor::zeros({size}, kind.dtype, device);
+    const bool keep = kind.dtype == DType::f64 || (kind.dtype == DType::bf16 && narrow);
+    group.grad = Tensor::zeros({size}, keep ? kind.dtype : DType::f32, device);
+    for (const FlatSlot& slot : group.slots) {
+      const Var& var = slot.parameter->var;
+      const Tensor home = group.view(group.param, slot);
+      home.copy_from(var.value());
+      var.set_value(home);
+      var.place_grad(group.view(group.grad, slot));
+    }
+    groups_.push_back(group);
   }
 }
 
@@ -65,11 +99,33 @@ void FlatBuffers::finish_grads() {
   }
 }
 
+void FlatBuffers::gather_grads() {
+  for (FlatGroup& group : groups_) {
+    if (!group.scattered) continue;
+    const int64_t n = group.grad.numel();
+    const dist::Range own = dist::own_range(n, group.sync.rank(), group.sync.size());
+    group.sync.all_gather(group.grad.rows(own.begin, own.end), group.grad);
+  }
+}
+
 void FlatBuffers::sum_squares(const Tensor& squares) const {
   for (size_t i = 0; i < groups_.size(); ++i) {
     const auto place = static_cast<int64_t>(i);
-    Tensor sum = squares.rows(place, place + 1);
-    kernels::sum_squares(groups_[i].grad, sum);
+    const FlatGroup& group = groups_[i];
+    Tensor sum = squares.rows(place, place + 1), grad = group.grad;
+    int64_t copies = group.copies;
+    if (group.scattered) {  // each range of the sum is on one rank
+      const int ranks = group.sync.size();
+      const dist::Range own = dist::own_range(grad.numel(), group.sync.rank(), ranks);
+      grad = grad.rows(own.begin, own.end);
+      copies /= ranks;
+    }
+    kernels::sum_squares(grad, sum);
+    if (copies > 1) kernels::scale(sum, 1 / static_cast<double>(copies), sum);
+  }
+  if (world_.size() > 1) {
+    Tensor all = squares;
+    world_.all_reduce(all);
   }
 }
 

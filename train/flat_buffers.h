@@ -1,4 +1,5 @@
-// Where parameters and their gradients live: one flat buffer per kind of parameter.
+// Where parameters and their gradients live: one flat buffer per kind of parameter and per group of
+// ranks that share it.
 //
 // Every parameter of a group becomes a view of the group's flat buffer, and so does its gradient.
 // Zeroing, norms, clipping and the update then run over a few long ranges instead of hundreds of
@@ -9,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "dist/grad_reducer.h"
+#include "dist/mesh.h"
 #include "nn/module.h"
 
 namespace pyramoe::train {
@@ -21,6 +24,10 @@ struct FlatSlot {
 
 struct FlatGroup {
   bool weight_decay = false;
+  dist::ProcessGroup sync;  // over which its gradients are summed
+  int64_t copies = 1;       // ranks of the world with equal copies
+  bool scattered =
+      false;  // ZeRO-2: after the sum this rank has its own range of the gradient alone
   std::vector<FlatSlot> slots;
   Tensor param;  // (n), weights in the run's dtype
   Tensor grad;   // (n), f32 or wider; bf16 where states are kept in bf16
@@ -33,7 +40,8 @@ class FlatBuffers {
  public:
   // Moves the module's parameters into flat buffers (values are kept). Gradients of bf16 weights
   // are kept in f32, or in bf16 too when `narrow`.
-  explicit FlatBuffers(nn::Module& module, bool narrow = false);
+  //   mesh  the ranks that train the module; null: this one
+  explicit FlatBuffers(nn::Module& module, bool narrow = false, const dist::Mesh* mesh = nullptr);
 
   std::vector<FlatGroup>& groups() { return groups_; }
   const std::vector<FlatGroup>& groups() const { return groups_; }
@@ -41,11 +49,15 @@ class FlatBuffers {
   void reset_grads();
   // After the last backward of a step: parameters that no loss reached have gradient zero.
   void finish_grads();
-  // The sum of squares of each group's gradients, summed in a fixed order.   squares (groups) f64
+  // The ranges that other ranks have of scattered gradients, for who wants to look at all of them.
+  void gather_grads();
+  // The sum of squares of each group's gradients, summed in a fixed order; of many ranks every
+  // element of the model counts once.   squares (groups) f64
   void sum_squares(const Tensor& squares) const;
 
  private:
   std::vector<FlatGroup> groups_;
+  dist::ProcessGroup world_;
 };
 
 }  // namespace pyramoe::train

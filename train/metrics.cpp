@@ -1,5 +1,6 @@
 #include "train/metrics.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -19,6 +20,27 @@ Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nul
 
 double per_second(const StepResult& r) {
   return r.seconds > 0 ? static_cast<double>(r.step_tokens) / r.seconds : 0;
+}
+
+// Messages and bytes inside and between nodes, time from start to end, and of it the time that this
+// rank had nothing else to do; and what it waited for slower ranks, where counts are exchanged.
+Json traffic_json(const std::map<std::string, dist::TrafficRow>& traffic) {
+  Json all = Json::object();
+  double seconds = 0, exposed = 0;
+  for (const auto& [op, row] : traffic) {
+    all["by_op"][op] = {{"calls", row.calls},
+                        {"messages", row.messages},
+                        {"bytes", row.bytes},
+                        {"ms", row.seconds * 1e3},
+                        {"exposed_ms", row.exposed * 1e3}};
+    seconds += row.seconds;
+    exposed += row.exposed;
+  }
+  all["exposed_ms"] = exposed * 1e3;
+  all["hidden_ms"] = std::max(0.0, seconds - exposed) * 1e3;
+  const auto counts = traffic.find("counts");
+  all["imbalance_wait_ms"] = counts == traffic.end() ? 0 : counts->second.exposed * 1e3;
+  return all;
 }
 
 // The step of a row; -1 when the line is no row.
@@ -64,6 +86,7 @@ void Metrics::write(const StepResult& r, bool with_load) {
     row["imbalance"] = r.imbalance;
     if (with_load) row["load"] = r.load;
   }
+  if (!r.traffic.empty()) row["communication"] = traffic_json(r.traffic);
   if (r.distill_weight > 0) {
     row["distill_loss"] = number(r.distill_loss);
     row["distill_weight"] = r.distill_weight;

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "dist/traffic.h"
 #include "train/evaluate.h"
 #include "train/tensorboard.h"
 
@@ -25,7 +26,8 @@ struct StepResult {
   // Of all layers of experts: share of choices dropped, and the busiest expert's load over the
   // mean, averaged over layers.
   double dropped = 0, imbalance = 0;
-  std::vector<std::vector<int64_t>> load;  // per layer of experts, summed over the step
+  std::vector<std::vector<int64_t>> load;           // per layer of experts, summed over the step
+  std::map<std::string, dist::TrafficRow> traffic;  // what this rank sent and waited for
 };
 
 class Metrics {

@@ -7,17 +7,59 @@
 namespace pyramoe::train {
 namespace {
 
-// Master weights of a group: the weights themselves, or a wider copy of bf16 ones.
-Tensor make_master(const FlatGroup& group) {
-  return group.param.dtype() == DType::bf16 ? group.param.to(DType::f32) : group.param;
-}
-
-void add_state(std::vector<nn::NamedTensor>& all, const FlatGroup& group, const char* prefix,
-               const Tensor& flat) {
-  if (!flat.defined()) return;
-  for (const FlatSlot& slot : group.slots) {
-    all.push_back({prefix + slot.parameter->name, group.view(flat, slot)});
+// This rank's share of a flat group: all of it, or with ZeRO its own range.
+class Share {
+ public:
+  Share(FlatGroup& group, int64_t zero) : group_(group), range_{0, group.param.numel()} {
+    cut_ = zero > 0 && group.sync.size() > 1;
+    if (cut_) range_ = dist::own_range(group.param.numel(), group.sync.rank(), group.sync.size());
   }
+  FlatGroup& group() const { return group_; }
+  Tensor grad() const { return group_.grad.rows(range_.begin, range_.end); }
+  Tensor param() const { return group_.param.rows(range_.begin, range_.end); }
+  // Master weights: the weights themselves, or a wider copy of bf16 ones.
+  Tensor master() const {
+    return group_.param.dtype() == DType::bf16 ? param().to(DType::f32).clone() : param();
+  }
+  // After the update: everybody's ranges.
+  void gather() const {
+    if (!cut_) return;
+    Tensor all = group_.param;
+    group_.sync.all_gather(param(), all);
+  }
+  // Adds the tensors of a state whose share is `own`, under prefix + name.
+  void add_state(std::vector<nn::NamedTensor>& all, const char* prefix, const Tensor& own) const {
+    if (!own.defined()) return;
+    Tensor flat = own;
+    if (cut_) {
+      flat = Tensor({group_.param.numel()}, own.dtype(), own.device());
+      group_.sync.all_gather(own, flat);
+    }
+    for (const FlatSlot& slot : group_.slots) {
+      all.push_back(
+          {prefix + slot.parameter->name, group_.view(flat, slot), slot.parameter->place.box});
+    }
+  }
+  // The way back; `next` walks the state in the order of add_state.
+  void put_state(const std::vector<nn::NamedTensor>& all, size_t& next, const Tensor& own) const {
+    if (!own.defined()) return;
+    Tensor flat = Tensor::zeros({group_.param.numel()}, own.dtype(), own.device());
+    for (const FlatSlot& slot : group_.slots) {
+      group_.view(flat, slot).copy_from(all.at(next++).value);
+    }
+    own.copy_from(flat.rows(range_.begin, range_.end));
+  }
+
+ private:
+  FlatGroup& group_;
+  dist::Range range_;
+  bool cut_ = false;
+};
+
+std::vector<Share> shares_of(FlatBuffers& buffers, int64_t zero) {
+  std::vector<Share> shares;
+  for (FlatGroup& group : buffers.groups()) shares.emplace_back(group, zero);
+  return shares;
 }
 
 // No master weights: bf16 weights and moments are all there is.
@@ -25,11 +67,12 @@ bool is_narrow(const FlatGroup& group) { return group.grad.dtype() == DType::bf1
 
 class AdamW : public Optimizer {
  public:
-  AdamW(FlatBuffers& buffers, const TrainConfig& config) : buffers_(buffers), config_(config) {
-    for (const FlatGroup& group : buffers.groups()) {
-      master_.push_back(is_narrow(group) ? group.param : make_master(group));
-      m_.push_back(zeros_like(group.grad));
-      v_.push_back(zeros_like(group.grad));
+  AdamW(FlatBuffers& buffers, const TrainConfig& config, int64_t zero)
+      : shares_(shares_of(buffers, zero)), config_(config) {
+    for (const Share& share : shares_) {
+      master_.push_back(is_narrow(share.group()) ? share.param() : share.master());
+      m_.push_back(zeros_like(share.grad()));
+      v_.push_back(zeros_like(share.grad()));
     }
   }
 
@@ -43,15 +86,17 @@ class AdamW : public Optimizer {
     const RngKey key{static_cast<uint64_t>(config_.seed), RngPurpose::weight_rounding, 0, 0};
     int64_t first = 0;  // of this group's elements, among those of all groups
     for (size_t i = 0; i < m_.size(); ++i) {
-      FlatGroup& group = buffers_.groups()[i];
+      const FlatGroup& group = shares_[i].group();
       const kernels::AdamWOptions options{config_.beta1, config_.beta2, config_.eps,
                                           group.weight_decay ? config_.weight_decay : 0};
+      Tensor param = shares_[i].param();
       if (is_narrow(group)) {
-        kernels::adamw_step_rounded(group.grad, options, scalars, key, first, group.param, m_[i],
+        kernels::adamw_step_rounded(shares_[i].grad(), options, scalars, key, first, param, m_[i],
                                     v_[i]);
       } else {
-        kernels::adamw_step(group.grad, options, scalars, master_[i], m_[i], v_[i], group.param);
+        kernels::adamw_step(shares_[i].grad(), options, scalars, master_[i], m_[i], v_[i], param);
       }
+      shares_[i].gather();
       first += group.param.numel();
     }
   }
@@ -59,58 +104,81 @@ class AdamW : public Optimizer {
   std::vector<nn::NamedTensor> state() override {
     std::vector<nn::NamedTensor> all;
     for (size_t i = 0; i < m_.size(); ++i) {
-      const FlatGroup& group = buffers_.groups()[i];
-      add_state(all, group, "m.", m_[i]);
-      add_state(all, group, "v.", v_[i]);
-      if (!master_[i].same_memory(group.param)) add_state(all, group, "master.", master_[i]);
+      shares_[i].add_state(all, "m.", m_[i]);
+      shares_[i].add_state(all, "v.", v_[i]);
+      if (has_master(i)) shares_[i].add_state(all, "master.", master_[i]);
     }
     return all;
   }
 
+  void put_state(const std::vector<nn::NamedTensor>& state) override {
+    size_t next = 0;
+    for (size_t i = 0; i < m_.size(); ++i) {
+      shares_[i].put_state(state, next, m_[i]);
+      shares_[i].put_state(state, next, v_[i]);
+      if (has_master(i)) shares_[i].put_state(state, next, master_[i]);
+    }
+  }
+
  private:
-  FlatBuffers& buffers_;
+  bool has_master(size_t i) const { return !master_[i].same_memory(shares_[i].param()); }
+
+  std::vector<Share> shares_;
   TrainConfig config_;
   Tensors master_, m_, v_;
 };
 
 class Sgd : public Optimizer {
  public:
-  Sgd(FlatBuffers& buffers, const TrainConfig& config) : buffers_(buffers), config_(config) {
-    for (const FlatGroup& group : buffers.groups()) {
-      master_.push_back(make_master(group));
-      m_.push_back(config.momentum > 0 ? zeros_like(group.grad) : Tensor());
+  Sgd(FlatBuffers& buffers, const TrainConfig& config, int64_t zero)
+      : shares_(shares_of(buffers, zero)), config_(config) {
+    for (const Share& share : shares_) {
+      master_.push_back(share.master());
+      m_.push_back(config.momentum > 0 ? zeros_like(share.grad()) : Tensor());
     }
   }
 
   void step(const Tensor& scalars) override {
     for (size_t i = 0; i < m_.size(); ++i) {
-      FlatGroup& group = buffers_.groups()[i];
-      kernels::sgd_step(group.grad, config_.momentum, group.weight_decay ? config_.weight_decay : 0,
-                        scalars, master_[i], m_[i], group.param);
+      Tensor param = shares_[i].param();
+      kernels::sgd_step(shares_[i].grad(), config_.momentum,
+                        shares_[i].group().weight_decay ? config_.weight_decay : 0, scalars,
+                        master_[i], m_[i], param);
+      shares_[i].gather();
     }
   }
 
   std::vector<nn::NamedTensor> state() override {
     std::vector<nn::NamedTensor> all;
     for (size_t i = 0; i < m_.size(); ++i) {
-      const FlatGroup& group = buffers_.groups()[i];
-      add_state(all, group, "m.", m_[i]);
-      if (!master_[i].same_memory(group.param)) add_state(all, group, "master.", master_[i]);
+      shares_[i].add_state(all, "m.", m_[i]);
+      if (has_master(i)) shares_[i].add_state(all, "master.", master_[i]);
     }
     return all;
   }
 
+  void put_state(const std::vector<nn::NamedTensor>& state) override {
+    size_t next = 0;
+    for (size_t i = 0; i < m_.size(); ++i) {
+      shares_[i].put_state(state, next, m_[i]);
+      if (has_master(i)) shares_[i].put_state(state, next, master_[i]);
+    }
+  }
+
  private:
-  FlatBuffers& buffers_;
+  bool has_master(size_t i) const { return !master_[i].same_memory(shares_[i].param()); }
+
+  std::vector<Share> shares_;
   TrainConfig config_;
   Tensors master_, m_;
 };
 
 }  // namespace
 
-std::unique_ptr<Optimizer> make_optimizer(FlatBuffers& buffers, const TrainConfig& config) {
-  if (config.optimizer == "sgd") return std::make_unique<Sgd>(buffers, config);
-  return std::make_unique<AdamW>(buffers, config);
+std::unique_ptr<Optimizer> make_optimizer(FlatBuffers& buffers, const TrainConfig& config,
+                                          int64_t zero) {
+  if (config.optimizer == "sgd") return std::make_unique<Sgd>(buffers, config, zero);
+  return std::make_unique<AdamW>(buffers, config, zero);
 }
 
 }  // namespace pyramoe::train

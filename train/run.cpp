@@ -9,6 +9,7 @@
 #include "core/parallel.h"
 #include "infer/generate.h"
 #include "moe/model_cost.h"
+#include "train/layout.h"
 #include "train/progress.h"
 #include "train/run_folder.h"
 #include "train/signals.h"
@@ -18,9 +19,15 @@ namespace {
 
 class Run {
  public:
-  Run(const RunConfig& config, Device device)
-      : lock_(config.dir), config_(config), device_(device), trainer_(config, device) {
+  Run(const RunConfig& config, Device device, const dist::Mesh* mesh)
+      : main_(!mesh || mesh->world().rank() == 0),
+        lock_(lock(config, mesh)),
+        config_(config),
+        device_(device),
+        trainer_(config, device, mesh) {
+    last_words(mesh);
     resume_or_start();
+    if (!main_) return;
     metrics_ = std::make_unique<Metrics>(config.dir, trainer_.steps_done());
     progress_ = std::make_unique<Progress>(trainer_.steps_done(), config.train.steps,
                                            config.train.log_every);
@@ -35,10 +42,12 @@ class Run {
       if (trainer_.steps_done() == before) stop();  // asked to stop: the step was not taken
       last_step_ = result;
       const bool log = result.step % t.log_every == 0 || result.step == t.steps;
-      metrics_->write(result, log);
-      progress_->step(result);
+      if (main_) {
+        metrics_->write(result, log);
+        progress_->step(result);
+      }
       const auto due = [&](int64_t every) { return every > 0 && result.step % every == 0; };
-      if (stop_requested()) stop();  // after the step's row is written
+      if (trainer_.stop_agreed()) stop();  // after the step's row is written
       validated = false;
       if (due(t.eval_every)) validated = validate(result);
       if (due(t.sample_every)) sample();
@@ -50,18 +59,46 @@ class Run {
   }
 
  private:
-  void resume_or_start() {
-    for (const char* folder : {"", "/checkpoints", "/tokenizer"}) {  // what a kill left there
-      if (is_folder(config_.dir + folder)) remove_temp_files(config_.dir + folder);
+  static std::unique_ptr<RunLock> lock(const RunConfig& config, const dist::Mesh* mesh) {
+    std::unique_ptr<RunLock> taken;
+    on_rank_0(mesh ? mesh->world() : dist::ProcessGroup(),
+              [&] { taken = std::make_unique<RunLock>(config.dir); });
+    return taken;
+  }
+
+  // What the flight records of a run that ended badly say; then this run's own begin.
+  void last_words(const dist::Mesh* mesh) {
+    if (main_) {
+      const std::string words = dist::describe_flight(dist::read_flight(config_.dir));
+      if (!words.empty()) std::printf("%s", words.c_str());
+      remove_tree(config_.dir + "/flight");
     }
+    trainer_.world().barrier();
+    if (!mesh || !mesh->world().fabric()) return;
+    dist::FlightRecord& flight = mesh->world().fabric()->flight();
+    flight.open(config_.dir);
+    mark_signals(flight.told());
+  }
+
+  void resume_or_start() {
+    on_rank_0(trainer_.world(), [&] {
+      for (const char* folder : {"", "/checkpoints", "/tokenizer"}) {  // what a kill left there
+        if (is_folder(config_.dir + folder)) remove_temp_files(config_.dir + folder);
+      }
+    });
     if (nn::Checkpoint::exists(config_.dir)) {
       const nn::Checkpoint checkpoint = nn::Checkpoint::newest(config_.dir);
       trainer_.resume(checkpoint);
       saved_step_ = trainer_.steps_done();
-      std::printf("resumed from %s\n", checkpoint.folder().c_str());
-    } else {
+      if (main_) std::printf("resumed from %s\n", checkpoint.folder().c_str());
+    } else if (main_) {
       for (const std::string& note : trainer_.notes()) std::printf("%s\n", note.c_str());
     }
+    trainer_.world().barrier();  // all have read what rank 0 is about to write
+    on_rank_0(trainer_.world(), [&] { write_settings(); });
+  }
+
+  void write_settings() {
     write_file(config_.dir + "/config.toml", to_toml(config_));
     if (trainer_.tokenizer()) trainer_.tokenizer()->save(config_.dir + "/tokenizer");
     const moe::ModelCost cost = moe::model_cost(config_.model, dtype_of(config_));
@@ -79,8 +116,8 @@ class Run {
 
   bool validate(const StepResult& result) {
     last_ = trainer_.evaluate();
-    if (stop_requested()) stop();
-    if (last_.tokens == 0) return true;
+    if (trainer_.stop_agreed()) stop();
+    if (last_.tokens == 0 || !main_) return true;
     metrics_->write(last_, result.step, result.tokens);
     progress_->eval(last_, result.step);
     write_file(config_.dir + "/eval.json",
@@ -99,7 +136,7 @@ class Run {
     const auto begin = std::chrono::steady_clock::now();
     const std::string folder = trainer_.save();
     const std::chrono::duration<double> time = std::chrono::steady_clock::now() - begin;
-    progress_->say(fmt::format("saved {} in {:.1f} s", folder, time.count()));
+    if (main_) progress_->say(fmt::format("saved {} in {:.1f} s", folder, time.count()));
     saved_step_ = trainer_.steps_done();
   }
 
@@ -113,12 +150,14 @@ class Run {
     const std::string text = start + infer::generate(trainer_.model(), *trainer_.tokenizer(),
                                                      {prompt}, options, device_)[0]
                                          .text;
+    if (!main_) return;
     AppendFile(config_.dir + "/samples.txt")
         .append(cat("--- step ", trainer_.steps_done(), "\n", text, "\n"));
     progress_->say("sample: " + text);
   }
 
-  RunLock lock_;
+  bool main_;  // rank 0: prints and writes
+  std::unique_ptr<RunLock> lock_;
   RunConfig config_;
   Device device_;
   Trainer trainer_;
@@ -131,10 +170,10 @@ class Run {
 
 }  // namespace
 
-EvalResult run_training(const RunConfig& config, Device device) {
+EvalResult run_training(const RunConfig& config, Device device, const dist::Mesh* mesh) {
   check_has_data(config);  // before there is a run folder
   const StopSignals signals;
-  return Run(config, device).go();
+  return Run(config, device, mesh).go();
 }
 
 }  // namespace pyramoe::train

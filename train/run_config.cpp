@@ -1,7 +1,6 @@
 #include "train/run_config.h"
 
 #include <algorithm>
-#include <cstdlib>
 
 #include "core/file.h"
 #include "moe/layer_plan.h"
@@ -90,23 +89,6 @@ void check_data(const RunConfig& c, ConfigProblems& problems) {
   }
 }
 
-void check_parallel(const RunConfig& c, ConfigProblems& problems) {
-  if (c.parallel.data > 1) {
-    problems.add("parallel.data", "must be 1 or 0: this program runs as one rank");
-  }
-  if (c.parallel.tensor > 1) {
-    problems.add("parallel.tensor", "must be 1: this program runs as one rank");
-  }
-  if (c.parallel.expert != "auto" && c.parallel.expert != "1") {
-    problems.add("parallel.expert", "must be auto or 1: this program runs as one rank");
-  }
-  const char* tasks = std::getenv("SLURM_NTASKS");
-  if (tasks != nullptr && std::atoll(tasks) > 1) {
-    problems.add_line(
-        cat("SLURM_NTASKS = ", tasks, ": every task would train its own model; start one task"));
-  }
-}
-
 RunConfig finish(const ConfigSource& source) {
   RunConfig config;
   apply_config(source, config);
@@ -128,7 +110,6 @@ RunConfig finish(const ConfigSource& source) {
 void RunConfig::check(ConfigProblems& problems) const {
   check_training(*this, problems);
   check_data(*this, problems);
-  check_parallel(*this, problems);
   try {
     if (distill.student_layers == 0) {
       moe::model_cost(model, DType::f32);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/dtype.h"
+#include "dist/parallel_config.h"
 #include "moe/model_config.h"
 
 namespace pyramoe::train {
@@ -48,7 +49,9 @@ struct TrainConfig {
     v("train.steps", steps, "optimizer steps of the run", between(0, int64_t{1} << 40));
     v("train.batch", batch, "sequences in one optimizer step, over all ranks", between(1, 1 << 24));
     v("train.micro_batch", micro_batch,
-      "sequences per rank and pass; gradients accumulate over train.batch; 0 = train.batch",
+      "sequences per rank and pass; gradients accumulate over train.batch; 0 = train.batch over "
+      "all "
+      "data ranks",
       between(0, 1 << 24));
     v("train.ramp_start", ramp_start,
       "batch at the start; grows in equal steps of itself to train.batch over train.ramp_tokens; "
@@ -170,22 +173,6 @@ struct InitConfig {
   }
 };
 
-// One rank computes the whole step; the keys are part of every config so that it means the same
-// on any machine.
-struct ParallelConfig {
-  int64_t data = 0;
-  int64_t tensor = 1;
-  std::string expert = "auto";
-
-  template <class V>
-  void fields(V& v) {
-    v("parallel.data", data, "data-parallel ranks; 0 = all ranks / parallel.tensor",
-      between(0, 1 << 20));
-    v("parallel.tensor", tensor, "tensor-parallel ranks", between(1, 1 << 20));
-    v("parallel.expert", expert, "expert-parallel degree of every layer of experts, or auto");
-  }
-};
-
 struct RunConfig {
   std::string dir = "runs/pyramoe";
   moe::ModelConfig model;
@@ -193,7 +180,8 @@ struct RunConfig {
   DataConfig data;
   InitConfig init;
   DistillConfig distill;
-  ParallelConfig parallel;
+  dist::ParallelConfig parallel;
+  int64_t data_ranks = 1;  // of this job (train/layout.h); not a setting
 
   template <class V>
   void fields(V& v) {
@@ -209,7 +197,10 @@ struct RunConfig {
   // The rules that span several keys.
   void check(ConfigProblems& problems) const;
 
-  int64_t micro_batch() const { return train.micro_batch > 0 ? train.micro_batch : train.batch; }
+  // Sequences per rank and pass.
+  int64_t micro_batch() const {
+    return train.micro_batch > 0 ? train.micro_batch : train.batch / data_ranks;
+  }
 };
 
 // Reads a config file with its includes and `key=value` overrides, fills in what follows from the

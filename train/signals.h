@@ -2,6 +2,8 @@
 // so does the first SIGINT, while the second ends it at once.
 #pragma once
 
+#include <cstdint>
+
 namespace pyramoe::train {
 
 // Installs the handlers for the lifetime of the object.
@@ -15,5 +17,8 @@ class StopSignals {
 
 // True once a signal came. Polled after every micro-batch, in evaluation too.
 bool stop_requested();
+// `mark` becomes 1 with the first signal; null for none. The place must live as long as
+// StopSignals.
+void mark_signals(volatile int32_t* mark);
 
 }  // namespace pyramoe::train

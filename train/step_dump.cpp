@@ -2,21 +2,39 @@
 
 #include "core/file.h"
 #include "core/safetensors.h"
+#include "dist/collective_ops.h"
+#include "nn/gather.h"
+#include "train/layout.h"
 
 namespace pyramoe::train {
 
-void StepDump::add_logits(const Tensor& logits) { logits_.push_back(logits.to(kCpu).clone()); }
+void StepDump::add_logits(const Tensor& logits, const dist::Mesh* mesh) {
+  const NoGrad no_grad;
+  Var all(logits.to(kCpu).clone());  // rows of this data rank, columns of this tensor rank
+  if (mesh) {
+    all = dist::gather_from(all, mesh->tensor(), 1);
+    all = dist::gather_from(all, mesh->data(), 0);
+  }
+  logits_.push_back(all.value());
+}
 
-void StepDump::add_gradients(const FlatBuffers& buffers) {
+void StepDump::add_gradients(FlatBuffers& buffers, const dist::ProcessGroup& world) {
+  buffers.gather_grads();
+  std::vector<nn::NamedTensor> parts;
   for (const FlatGroup& group : buffers.groups()) {
     for (const FlatSlot& slot : group.slots) {
-      items_.emplace_back("grad." + slot.parameter->name,
-                          group.view(group.grad, slot).to(kCpu).clone());
+      parts.push_back({"grad." + slot.parameter->name,
+                       group.view(group.grad, slot).to(kCpu).clone(), slot.parameter->place.box});
     }
+  }
+  for (const nn::NamedTensor& whole : nn::gather_whole(parts, world)) {
+    items_.emplace_back(whole.name, whole.value);
   }
 }
 
-void StepDump::write(const StepResult& result, nn::Gpt& model, const std::string& folder) {
+void StepDump::write(const StepResult& result, nn::Gpt& model, const std::string& folder,
+                     const dist::ProcessGroup& world) {
+  const std::vector<nn::NamedTensor> parameters = nn::gather_whole(nn::parts_of(model), world);
   const auto add_scalar = [&](const char* name, double value) {
     items_.emplace_back(name, Tensor::scalar(value, DType::f64));
   };
@@ -33,11 +51,11 @@ void StepDump::write(const StepResult& result, nn::Gpt& model, const std::string
     rows += part.dim(0);
   }
   items_.emplace_back("logits", logits);
-  for (const nn::Parameter* p : model.parameters(true)) {
-    items_.emplace_back("param." + p->name, p->var.value());
-  }
-  make_folders(folder);
-  write_safetensors(folder + "/step.safetensors", items_);
+  for (const nn::NamedTensor& p : parameters) items_.emplace_back("param." + p.name, p.value);
+  on_rank_0(world, [&] {
+    make_folders(folder);
+    write_safetensors(folder + "/step.safetensors", items_);
+  });
   items_.clear();
   logits_.clear();
 }

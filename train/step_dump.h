@@ -14,11 +14,13 @@ namespace pyramoe::train {
 
 class StepDump {
  public:
-  void add_logits(const Tensor& logits);           // of each micro-batch, in order
-  void add_gradients(const FlatBuffers& buffers);  // before clipping
+  // Of each micro-batch, in order; of many ranks each gives its part.
+  void add_logits(const Tensor& logits, const dist::Mesh* mesh);
+  void add_gradients(FlatBuffers& buffers, const dist::ProcessGroup& world);  // before clipping
   // Writes folder/step.safetensors: loss, balance_loss, distill_loss, grad_norm (1) f64; logits
   // (batch * context, V); grad.NAME; param.NAME after the update.
-  void write(const StepResult& result, nn::Gpt& model, const std::string& folder);
+  void write(const StepResult& result, nn::Gpt& model, const std::string& folder,
+             const dist::ProcessGroup& world);
 
  private:
   Tensors logits_;

@@ -15,13 +15,15 @@ void StepReport::lay_out(const MicroLosses& losses, const std::vector<nn::LayerS
   balance_ = static_cast<int64_t>(losses.balance.size());
   z_ = static_cast<int64_t>(losses.z.size());
   int64_t size = 2 + balance_ + z_;
+  layers_.clear();  // what an attempt that ran out of memory has left
   for (const nn::LayerStat& stat : stats) {
     layers_.push_back({stat.load.numel(), stat.choices});
     size += stat.load.numel() + 1;
   }
-  totals_ = Tensor::zeros({size}, DType::f64, device_);
-  host_ = device_ == kCpu ? totals_ : Tensor({size}, DType::f64);
   nothing_ = Tensor::zeros({1}, DType::f64, device_);
+  const Tensor totals = Tensor::zeros({size}, DType::f64, device_);
+  host_ = device_ == kCpu ? totals : Tensor({size}, DType::f64);
+  totals_ = totals;  // last: it says that the layout stands
 }
 
 void StepReport::add(const MicroLosses& losses, const std::vector<nn::LayerStat>& stats) {
@@ -35,6 +37,8 @@ void StepReport::add(const MicroLosses& losses, const std::vector<nn::LayerStat>
   }
   kernels::add_to_totals(terms, totals_);
 }
+
+void StepReport::sum_over(const dist::ProcessGroup& data) { data.all_reduce(totals_); }
 
 void StepReport::read(double share, int64_t micro_batches, StepResult& result) {
   if (!host_.same_memory(totals_)) host_.copy_from(totals_);

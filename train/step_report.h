@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "dist/process_group.h"
 #include "nn/context.h"
 #include "train/metrics.h"
 
@@ -22,6 +23,8 @@ class StepReport {
   void start();  // a new step
   // Only kernels: may be captured, once a step has run outside a capture.
   void add(const MicroLosses& losses, const std::vector<nn::LayerStat>& stats);
+  // Adds up what data ranks have each found.
+  void sum_over(const dist::ProcessGroup& data);
   // The step's cross-entropy so far, not divided by the number of micro-batches.   (1) f64
   Tensor loss() const { return totals_.rows(0, 1); }
   // Waits for the device. A loss counts `share` for each micro-batch.

@@ -8,10 +8,14 @@
 #include "autograd/ops.h"
 #include "core/json.h"
 #include "core/kernels/step.h"
+#include "dist/collective_ops.h"
 #include "moe/build_model.h"
 #include "moe/distill_loss.h"
 #include "moe/student.h"
 #include "moe/upcycle.h"
+#include "nn/gather.h"
+#include "nn/vocab_parallel.h"
+#include "train/layout.h"
 #include "train/signals.h"
 #include "train/step_dump.h"
 
@@ -42,19 +46,25 @@ void refill(Tensor& place, std::span<const T> values, Shape shape, Device device
 
 }  // namespace
 
-Trainer::Trainer(const RunConfig& config, Device device)
+Trainer::Trainer(const RunConfig& config, Device device, const dist::Mesh* mesh)
     : config_(config),
       device_(device),
+      mesh_(mesh && mesh->many() ? mesh : nullptr),
       schedule_(config),
       data_(open_data(config)),
       scalars_(device),
       report_(device) {
-  const nn::Build build{dtype_of(config), device};
+  const nn::Build build{dtype_of(config), device, true, mesh_};
   model_ = moe::build_model(config.model, build, config.train.recompute);
   model_->initialise(static_cast<uint64_t>(config.train.seed));
   start_weights();
-  buffers_ = std::make_unique<FlatBuffers>(*model_, config.train.states == "bf16");
-  optimizer_ = make_optimizer(*buffers_, config.train);
+  buffers_ = std::make_unique<FlatBuffers>(*model_, config.train.states == "bf16", mesh_);
+  optimizer_ = make_optimizer(*buffers_, config.train, config.parallel.zero);
+  std::vector<dist::GradBuffer> grads;
+  for (const FlatGroup& group : buffers_->groups()) {
+    grads.push_back({group.grad, group.sync, group.scattered});
+  }
+  reducer_ = std::make_unique<dist::GradReducer>(std::move(grads));
   squares_ = Tensor::zeros({static_cast<int64_t>(buffers_->groups().size())}, DType::f64, device);
   graphs_ = device.type == DeviceType::cuda && config.train.graph && same_every_step(config);
   if (!config.train.dump.empty()) dump_ = std::make_unique<StepDump>();
@@ -67,9 +77,27 @@ void Trainer::start_weights() {
   if (!config_.init.from.empty()) {
     nn::Checkpoint::find(config_.init.from).load_model(*model_);
   }
+  // Models that start from another one are put together whole; each rank then takes its parts.
+  std::unique_ptr<nn::Gpt> together;
+  const auto whole = [&]() -> nn::Gpt& {
+    if (!mesh_) return *model_;
+    together = moe::build_model(config_.model, {dtype_of(config_), device_}, false);
+    together->initialise(static_cast<uint64_t>(config_.train.seed));
+    return *together;
+  };
+  const auto take_parts = [&] {
+    if (!together) return;
+    const std::vector<nn::Parameter*> from = together->parameters(true);
+    const std::vector<nn::Parameter*> to = model_->parameters(true);
+    for (size_t i = 0; i < to.size(); ++i) {
+      const Tensor& value = to[i]->var.value();
+      value.copy_from(nn::take_part(from[i]->var.value(), to[i]->place.box, value.shape()));
+    }
+  };
   if (!config_.init.from_dense.empty()) {
     infer::LoadedRun dense = load(config_.init.from_dense);
-    moe::upcycle(*dense.model, *model_);
+    moe::upcycle(*dense.model, whole());
+    take_parts();
   }
   if (config_.distill.teacher.empty()) return;
   infer::LoadedRun teacher = load(config_.distill.teacher);
@@ -84,8 +112,9 @@ void Trainer::start_weights() {
          config_.model.context);
   }
   if (config_.distill.init == "teacher") {
-    notes_ = moe::copy_teacher_layers(*model_, moe::layer_plan(config_.model), *teacher.model,
+    notes_ = moe::copy_teacher_layers(whole(), moe::layer_plan(config_.model), *teacher.model,
                                       moe::layer_plan(teacher.config));
+    take_parts();
   }
   teacher_ = std::move(teacher.model);
 }
@@ -107,21 +136,31 @@ StepResult Trainer::step_on(const data::Batch& batch) {
     result.distill_weight = moe::distill_weight(config_.distill.schedule, config_.distill.stop_at,
                                                 schedule_.progress(plan));
   }
+  if (mesh_) mesh_->world().fabric()->traffic().clear();
   start_step(batch, result);
   const bool with_teacher = result.distill_weight > 0;
   const int64_t rows = config_.micro_batch();
-  for (int64_t row = 0; row < batch.rows; row += rows) {
+  // A pass takes neighbouring rows: first those of data rank 0, then of rank 1, …
+  const int64_t ranks = mesh_ ? mesh_->data().size() : 1;
+  const int64_t own = mesh_ ? mesh_->data().rank() * rows : 0;
+  for (int64_t pass = 0; pass < batch.rows; pass += rows * ranks) {
+    const int64_t row = pass + own;
     const auto part = [&](const std::vector<int32_t>& all) {
       return std::span(all).subspan(static_cast<size_t>(row * batch.context),
                                     static_cast<size_t>(rows * batch.context));
     };
     refill(tokens_, part(batch.tokens), {rows, batch.context}, device_);
     refill(targets_, part(batch.targets), {rows * batch.context}, device_);
-    run((row == 0 ? first_graph_ : next_graph_)[with_teacher],
-        [&] { micro_step(row, with_teacher); });
-    if (stop_requested()) return result;  // nothing has changed yet: the step is simply not taken
+    run((pass == 0 ? first_graph_ : next_graph_)[with_teacher],
+        [&] { micro_step(row, pass == 0, pass + rows * ranks >= batch.rows, with_teacher); });
+    if (stop_agreed()) return result;  // nothing has changed yet: the step is simply not taken
   }
-  if (dumping()) dump_->add_gradients(*buffers_);
+  if (mesh_) {
+    phase("reduce");
+    reducer_->reduce();
+    report_.sum_over(mesh_->data());
+  }
+  if (dumping()) dump_->add_gradients(*buffers_, world());
   // What can still run out of memory comes first: a step is taken whole or not at all.
   Tensors loads;
   for (const moe::MoeLayerRef& layer : moe::moe_layers(*model_)) {
@@ -136,9 +175,10 @@ StepResult Trainer::step_on(const data::Batch& batch) {
     }
     moe::update_biases(*model_, loads);
   }
-  if (dumping()) dump_->write(result, *model_, config_.train.dump);
+  if (dumping()) dump_->write(result, *model_, config_.train.dump, world());
   check_skips(result);
   ++step_;
+  if (mesh_) result.traffic = mesh_->world().fabric()->traffic().rows();
   result.seconds = seconds_since(begin);
   return result;
 }
@@ -176,8 +216,9 @@ void Trainer::start_step(const data::Batch& batch, const StepResult& result) {
   seen_weights_ = all;
 }
 
-void Trainer::micro_step(int64_t row, bool with_teacher) {
-  if (row == 0) buffers_->reset_grads();
+void Trainer::micro_step(int64_t row, bool first, bool last, bool with_teacher) {
+  phase("forward");
+  if (first) buffers_->reset_grads();
   nn::Context context;
   context.training = true;
   context.seed = static_cast<uint64_t>(config_.train.seed);
@@ -187,12 +228,42 @@ void Trainer::micro_step(int64_t row, bool with_teacher) {
   nn::GptOut out;
   const Var features = model_->features(tokens_, context, out);  // (N, D)
   // On a GPU the head and its loss are one op that passes over the logits twice instead of thrice.
-  if (with_teacher || dumping() || device_ == kCpu) out.logits = model_->head(features);
-  if (dumping()) dump_->add_logits(out.logits.value());
+  if (with_teacher || dumping() || device_ == kCpu) out.logits = model_->own_logits(features);
+  if (dumping()) dump_->add_logits(out.logits.value(), mesh_);
   const Objective objective = loss(out, features, with_teacher);
-  backward(objective.total, seed_);
+  phase("backward");
+  run_backward(objective.total, last);
   report_.add(objective.losses, context.stats);
-  if (row == 0) buffers_->finish_grads();
+  if (first) buffers_->finish_grads();
+}
+
+// Gradients that no loss reached are zeroed after the pass, so their buckets wait for reduce().
+void Trainer::run_backward(const Var& total, bool last) {
+  if (!mesh_ || !config_.parallel.overlap) return backward(total, seed_);
+  if (pieces_.empty()) {
+    for (size_t g = 0; g < buffers_->groups().size(); ++g) {
+      for (const FlatSlot& slot : buffers_->groups()[g].slots) {
+        piece_of_[slot.parameter->var.state().get()] = pieces_.size();
+        pieces_.push_back({g, slot.begin, slot.begin + slot.parameter->var.value().numel()});
+      }
+    }
+  }
+  if (writes_.empty()) {  // the first pass only counts
+    const LeafHook hook([this](const VarState* leaf) { ++writes_[leaf]; });
+    return backward(total, seed_);
+  }
+  if (!last) return backward(total, seed_);
+  std::map<const VarState*, int64_t> left = writes_;
+  reducer_->expect(pieces_);
+  const LeafHook hook([&](const VarState* leaf) {
+    const auto piece = piece_of_.find(leaf);
+    if (--left[leaf] == 0 && piece != piece_of_.end()) reducer_->ready(piece->second);
+  });
+  backward(total, seed_);
+}
+
+void Trainer::phase(const char* name) const {
+  if (mesh_) mesh_->world().fabric()->set_phase(name);
 }
 
 // The first run of a piece of work sets up what it needs, the second is captured, and from then on
@@ -233,9 +304,14 @@ Trainer::Objective Trainer::loss(const nn::GptOut& out, const Var& features,
     return term.value();
   };
   // With a teacher, two losses read the logits in the backward pass.
-  losses.cross_entropy =
-      add(out.logits.defined() ? ops::cross_entropy(out.logits, targets_, !with_teacher)
-                               : ops::head_loss(features, model_->head_weight(), targets_));
+  const dist::ProcessGroup& tensor = model_->tensor();
+  if (tensor.size() > 1) {
+    losses.cross_entropy = add(nn::vocab_cross_entropy(out.logits, targets_, tensor));
+  } else {
+    losses.cross_entropy =
+        add(out.logits.defined() ? ops::cross_entropy(out.logits, targets_, !with_teacher)
+                                 : ops::head_loss(features, model_->head_weight(), targets_));
+  }
   for (const Var& x : out.balance_loss) losses.balance.push_back(add(x));
   for (const Var& x : out.z_loss) losses.z.push_back(add(x));
   if (with_teacher) {
@@ -246,8 +322,8 @@ Trainer::Objective Trainer::loss(const nn::GptOut& out, const Var& features,
       context.positions = positions_;
       teacher_logits = teacher_->forward(tokens_, context).logits.value();
     }
-    losses.distill =
-        add(ops::distill_loss(out.logits, teacher_logits, config_.distill.temperature));
+    losses.distill = add(ops::distill_loss(dist::gather_from(out.logits, tensor, 1), teacher_logits,
+                                           config_.distill.temperature));
   }
   PM_CHECK(static_cast<int64_t>(terms.size()) == loss_weights_.numel(), "Trainer: ", terms.size(),
            " losses for ", loss_weights_.numel(), " weights");
@@ -279,10 +355,26 @@ void Trainer::check_skips(const StepResult& result) {
 }
 
 EvalResult Trainer::evaluate() {
-  return train::evaluate(*model_, *data_.validation, data_.corpus->names(), device_);
+  phase("eval");
+  return train::evaluate(*model_, *data_.validation, data_.corpus->names(), device_,
+                         mesh_ ? mesh_->data() : dist::ProcessGroup(),
+                         [this] { return stop_agreed(); });
+}
+
+const dist::ProcessGroup& Trainer::world() const {
+  static const dist::ProcessGroup alone;
+  return mesh_ ? mesh_->world() : alone;
+}
+
+bool Trainer::stop_agreed() const {
+  if (!mesh_) return stop_requested();
+  Tensor asked = Tensor::from(std::vector<int32_t>{stop_requested() ? 1 : 0}, {1});
+  mesh_->world().all_reduce(asked, dist::Reduce::max);
+  return asked.item() > 0;
 }
 
 std::string Trainer::save() {
+  phase("save");
   nn::CheckpointContent content;
   content.step = step_;
   content.config = to_toml(config_);
@@ -293,12 +385,13 @@ std::string Trainer::save() {
   state["tokens"] = tokens_seen();
   state["sequences"] = schedule_.plan(step_).first_sequence;
   content.state = state.dump(1);
-  for (const nn::Parameter* p : model_->parameters(true)) {
-    content.model.push_back({p->name, p->var.value()});
-  }
-  content.optimizer = optimizer_->state();
-  const std::string folder = nn::save_checkpoint(config_.dir, content);
-  nn::prune_checkpoints(config_.dir, config_.train.keep_last, step_);
+  content.model = nn::gather_whole(nn::parts_of(*model_), world());
+  content.optimizer = nn::gather_whole(optimizer_->state(), world());
+  std::string folder;
+  on_rank_0(world(), [&] {
+    folder = nn::save_checkpoint(config_.dir, content);
+    nn::prune_checkpoints(config_.dir, config_.train.keep_last, step_);
+  });
   return folder;
 }
 
@@ -316,11 +409,13 @@ void Trainer::resume(const nn::Checkpoint& checkpoint) {
          "); use the same, or a new run.dir with init.from = \"", config_.dir, "\"");
   }
   checkpoint.load_model(*model_);
-  for (const nn::NamedTensor& tensor : optimizer_->state()) {
-    if (checkpoint.load_optimizer(tensor.name, tensor.value)) continue;
+  const std::vector<nn::NamedTensor> moments = optimizer_->state();
+  for (const nn::NamedTensor& tensor : moments) {
+    if (checkpoint.load_optimizer(tensor.name, tensor.value, tensor.box)) continue;
     fail(Exit::checkpoint, checkpoint.folder(), " has no ", tensor.name,
          ": it is a bare model; start a new run with init.from = \"", config_.dir, "\"");
   }
+  optimizer_->put_state(moments);
   const Json state =
       parse_json(checkpoint.state(), checkpoint.folder() + "/state.json", Exit::checkpoint);
   try {

@@ -23,7 +23,8 @@ namespace pyramoe::train {
 class Trainer {
  public:
   // Builds data, model and optimizer. Nothing is read from or written to the run folder.
-  Trainer(const RunConfig& config, Device device);
+  //   mesh  the ranks that train together (train/layout.h), borrowed; null: this one alone
+  Trainer(const RunConfig& config, Device device, const dist::Mesh* mesh = nullptr);
 
   // One optimizer step. When a stop was requested (train/signals.h) it returns early and has
   // changed nothing. Throws Error(non_finite) when train.max_skips is exceeded.
@@ -32,7 +33,11 @@ class Trainer {
   StepResult step_on(const data::Batch& batch);
   EvalResult evaluate();
 
-  // Writes a checkpoint of the current state and returns its folder.
+  // Whether any rank was asked to stop. Collective.
+  bool stop_agreed() const;
+
+  // Writes a checkpoint of the current state and returns its folder. Collective; rank 0 writes, and
+  // all ranks throw when it cannot.
   std::string save();
   // Takes over weights, moments and counters. Throws Error when the checkpoint is of another model,
   // optimizer or batch.
@@ -43,6 +48,7 @@ class Trainer {
   const RunConfig& config() const { return config_; }
   nn::Gpt& model() { return *model_; }
   FlatBuffers& buffers() { return *buffers_; }
+  const dist::ProcessGroup& world() const;
   Optimizer& optimizer() { return *optimizer_; }
   const data::Tokenizer* tokenizer() const { return data_.tokenizer.get(); }
   // Lines to print before training: where a student's layers come from.
@@ -61,8 +67,9 @@ class Trainer {
   void start_weights();
   // What the micro-batches of this step share: places for their tokens, loss weights, the seed.
   void start_step(const data::Batch& batch, const StepResult& result);
-  // Forward and backward of the micro-batch in tokens_ and targets_, which begins at `row`.
-  void micro_step(int64_t row, bool with_teacher);
+  // Forward and backward of the micro-batch in tokens_ and targets_, which begins at `row` of the
+  // global batch.
+  void micro_step(int64_t row, bool first, bool last, bool with_teacher);
   // From the logits where there are any, else from the features.
   Objective loss(const nn::GptOut& out, const Var& features, bool with_teacher) const;
   // Clips, guards and updates, on the device.
@@ -72,15 +79,24 @@ class Trainer {
   // Throws Error(non_finite) when too many steps in a row were skipped.
   void check_skips(const StepResult& result);
   void run(StepGraph& graph, const std::function<void()>& work);
+  // The backward pass; with overlap, gradients that are final leave for other ranks meanwhile.
+  void run_backward(const Var& total, bool last);
+  void phase(const char* name) const;
   bool dumping() const { return step_ == 0 && dump_ != nullptr; }
 
   RunConfig config_;
   Device device_;
+  const dist::Mesh* mesh_;  // null: one rank
   Schedule schedule_;
   OpenData data_;
   std::unique_ptr<nn::Gpt> model_, teacher_;
   std::unique_ptr<FlatBuffers> buffers_;
   std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<dist::GradReducer> reducer_;
+  // For overlap: how often backward writes each parameter's gradient, and the parameter's piece.
+  std::map<const VarState*, int64_t> writes_;
+  std::map<const VarState*, size_t> piece_of_;
+  std::vector<dist::GradReducer::Piece> pieces_;
   std::unique_ptr<StepDump> dump_;
   StepScalars scalars_;
   StepReport report_;

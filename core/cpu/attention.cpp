@@ -49,7 +49,9 @@ Rows<T> output_rows(T* y, const Sizes& s, int64_t b, int64_t h) {
 }
 
 attention::Dropper dropper(const AttentionDropout& dropout, const Sizes& s, int64_t b, int64_t h) {
-  const auto row = static_cast<uint64_t>((dropout.first_sequence + b) * s.heads + h);
+  const int64_t heads = dropout.heads > 0 ? dropout.heads : s.heads;
+  const auto row =
+      static_cast<uint64_t>((dropout.first_sequence + b) * heads + dropout.first_head + h);
   const auto tokens = static_cast<uint64_t>(s.tokens);
   return {dropout.p, dropout.key, row * tokens * tokens, tokens};
 }

@@ -7,11 +7,13 @@
 namespace pyramoe::kernels {
 
 // Attention-probability dropout: p = 0 is off. The mask of (sequence, head, query, key) is drawn
-// from its own counter: ((first_sequence + b) * H + h) * T * T + query * T + key.
+// from its own counter: ((first_sequence + b) * H + h) * T * T + query * T + key. Of a tensor rank
+// that has some of the heads, h counts from first_head, and heads is H of the whole layer.
 struct AttentionDropout {
   double p = 0;
   RngKey key{};
   int64_t first_sequence = 0;
+  int64_t first_head = 0, heads = 0;  // heads = 0: those of the tensor are all
 };
 
 // y = softmax(q k^T / sqrt(Dh), causal) v per sequence and head.

@@ -184,10 +184,8 @@ const std::vector<Row>& contradictions() {
       {{"data.synthetic=false", "data.sources=[\"a.tok\"]", "data.weights=[0]"}, "above 0"},
       {{"data.synthetic=false", "data.sources=[\"a.tok\"]", "data.weights=[nan]"},
        "must be a finite number"},
-      {{"parallel.data=2"}, "runs as one rank"},
-      {{"parallel.tensor=2"}, "runs as one rank"},
-      {{"parallel.expert=2"}, "must be auto or 1"},
-      {{"parallel.expert=many"}, "must be auto or 1"},
+      {{"parallel.expert=many"}, "must be auto or a degree"},
+      {{"parallel.zero=3"}, "must be between 0 and 2"},
       {{"model.layers=1000", "model.dim=1048576", "model.hidden=16777216", "moe.experts=0"},
        "model.dim"},
       {{"model.layers"}, "model.layers"},
@@ -232,6 +230,10 @@ TEST(ConfigFaults, TheProgramRefusesBeforeAnyWork) {
       {{"init.from=a", "init.from_dense=b"}, "exclude each other"},
       {{"data.sources=[\"a.tok\"]"}, "must be empty when data.synthetic is true"},
       {{"data.synthetic=false"}, "data.sources is empty"},
+      {{"parallel.data=2"}, "mpirun -np 2"},
+      {{"parallel.tensor=2"}, "mpirun -np 2"},
+      {{"parallel.expert=2"}, "the nearest that do: 1"},
+      {{"parallel.expert_slice=2"}, "parallel.expert_slice = 2 does not divide"},
   };
   for (const Row& row : rows) {
     expect_refused(scratch, test::train_command(config, dir, row.settings), row.words);
