@@ -362,7 +362,7 @@ Var through_mlp(const Vars& v, bool with_bias) {
   const Var x = ops::to_segments(v[0], s.row);
   const Var y = ops::grouped_mlp(x, s.offsets, v[1], with_bias ? v[2] : Var(), v[3],
                                  with_bias ? v[4] : Var());
-  return ops::from_segments(y, Var(Tensor::full(s.row.shape(), wide(v[0]).dtype(), 1)), s.row);
+  return ops::from_segments(y, ones(s, wide(v[0]).dtype()), s.row);
 }
 
 Tensor naive_mlp(const Tensors& t, bool with_bias) {
