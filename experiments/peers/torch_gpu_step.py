@@ -166,7 +166,7 @@ def main():
     p.add_argument("rows", nargs="+", help=f"MODEL:BATCH, a model of {', '.join(MODELS)}")
     p.add_argument("--eager", action="store_true")
     p.add_argument("--warmup", type=int, default=3)
-    p.add_argument("--steps", type=int, default=15)
+    p.add_argument("--steps", type=int, default=12)
     args = p.parse_args()
     torch.set_float32_matmul_precision("high")
     for row in args.rows:
