@@ -1,8 +1,8 @@
 // The fused router's forward kernel: a block takes 128 tokens from features to choices.
 //
-// Tokens and the three weight planes stream through shared memory, four stages deep, by 16-byte
+// Tokens and the three weight planes stream through shared memory, several stages deep, by 16-byte
 // asynchronous copies; mma.sync multiplies a stage while the next ones arrive. The tensor cores
-// truncate when they add, so the sums of 32 features leave them and are added in f32 by the FMA
+// truncate when they add, so the sums of 64 features leave them and are added in f32 by the FMA
 // units: logits are as good as an f32 product's, and a token's do not depend on its neighbours.
 // The logits of the tile then pass through p (written and read by this block alone, so from the
 // cache), and eight lanes a token make probabilities and choices of them: no launch in between.
@@ -14,16 +14,17 @@ namespace {
 
 constexpr int kThreads = 256;  // eight warps: four of 32 tokens, times two halves of the experts
 constexpr int kRows = 128;     // tokens of a block
-constexpr int kDepth = 32;     // features of a stage
-constexpr int kStages = 4;
+constexpr int kDepth = 64;     // features of a stage: whole 128-byte lines of a token
 constexpr int kPlanes = 3;
 constexpr int kStride = kDepth + 8;  // 16 bytes of padding: eight rows of an ldmatrix in all banks
 constexpr int kRowStep = kThreads / (kDepth / 8);  // rows that the block copies at once
 
 template <int kWidth>
 constexpr int kStageElements = (kRows + kPlanes * kWidth) * kStride;
+constexpr int stages(int width) { return width <= 64 ? 4 : 3; }  // what shared memory holds
 template <int kWidth>
-constexpr int kSharedBytes = kStages* kStageElements<kWidth>* static_cast<int>(sizeof(Bf16));
+constexpr int kSharedBytes =
+    stages(kWidth) * kStageElements<kWidth>* static_cast<int>(sizeof(Bf16));
 
 // 16 bytes to shared memory; zeros where `real` is not set.
 __device__ __forceinline__ void copy_async(Bf16* to, const Bf16* from, bool real) {
@@ -59,7 +60,7 @@ struct Task {
   int64_t rows, d;
 };
 
-// Features [k, k + 32) of the block's tokens and of experts [e0, e0 + kWidth) in all planes.
+// Features [k, k + 64) of the block's tokens and of experts [e0, e0 + kWidth) in all planes.
 template <int kWidth>
 __device__ __forceinline__ void load_stage(const Task& t, Bf16* stage, int64_t n0, int e0,
                                            int64_t k, int experts) {
@@ -132,6 +133,7 @@ __device__ __forceinline__ void logits_tile(const Task& t, Bf16* shared, int64_t
   const int warp = static_cast<int>(threadIdx.x / kWarp),
             lane = static_cast<int>(threadIdx.x % kWarp);
   const int tokens = warp % 4 * 32, columns = warp / 4 * (kWidth / 2);
+  constexpr int kStages = stages(kWidth);
   const int64_t depths = (t.d + kDepth - 1) / kDepth;
   const auto stage = [&](int64_t i) { return shared + i % kStages * kStageElements<kWidth>; };
   Sums<kWidth / 16> sums = {};

@@ -19,7 +19,8 @@ using gpu::Vec;
 using gpu::visit_floating;
 
 constexpr int kThreads = 256;
-constexpr int kInFlight = 4;  // independent 16-byte loads a lane
+constexpr int kInFlight = 4;      // independent 16-byte loads a lane
+constexpr int kGatherBlocks = 4;  // that a multiprocessor holds at once
 
 // The token of this warp, and where its lane's first piece of N elements starts.
 __device__ __forceinline__ int64_t warp_token() {
@@ -56,26 +57,28 @@ void check_rows(const char* name, const Tensor& tokens, const Tensor& segments, 
 
 // ---- scatter: each token's row to the segments of its choices
 
-template <class T, int N>
+// Rows of `width` pieces P (16 bytes, or one element). Raw words: a struct of eight bf16 that is
+// only copied would be taken apart and stored element by element.
+template <class P>
 __global__ void __launch_bounds__(kThreads)
-    to_segments_kernel(const T* __restrict__ x, const int32_t* __restrict__ row, int64_t tokens,
-                       int64_t k, int64_t d, T* __restrict__ y) {
+    to_segments_kernel(const P* __restrict__ x, const int32_t* __restrict__ row, int64_t tokens,
+                       int64_t k, int64_t width, P* __restrict__ y) {
   const int64_t n = warp_token();
   if (n >= tokens) return;
-  for (int64_t base = lane_start<N>(); base < d; base += kInFlight * kStride<N>) {
-    Vec<T, N> piece[kInFlight];
+  const P* from = x + n * width;
+  for (int64_t base = threadIdx.x % kWarp; base < width; base += kInFlight * kWarp) {
+    P piece[kInFlight];
 #pragma unroll
     for (int u = 0; u < kInFlight; ++u) {
-      const int64_t i = base + u * kStride<N>;
-      if (i < d) piece[u] = load_vec<T, N>(x + n * d + i);
+      piece[u] = from[min(base + u * kWarp, width - 1)];
     }
     for (int64_t j = 0; j < k; ++j) {
       const int64_t r = row[n * k + j];
       if (r < 0) continue;
 #pragma unroll
       for (int u = 0; u < kInFlight; ++u) {
-        const int64_t i = base + u * kStride<N>;
-        if (i < d) store_vec(y + r * d + i, piece[u]);
+        const int64_t i = base + u * kWarp;
+        if (i < width) y[r * width + i] = piece[u];
       }
     }
   }
@@ -87,45 +90,52 @@ struct GatherShape {
   int64_t tokens, k, d;
 };
 
+// Blocks stay and walk over tokens: the row of a warp's next token is fetched while this one's data
+// travels, so only one latency is left on its way.
 template <class T, int N, bool kWeighted>
 __global__ void __launch_bounds__(kThreads)
     gather_kernel(const T* __restrict__ x, const float* __restrict__ weight,
                   const int32_t* __restrict__ row, const T* residual, GatherShape s, T* y) {
-  const int64_t n = warp_token();
-  if (n >= s.tokens) return;
-  for (int64_t base = lane_start<N>(); base < s.d; base += kInFlight * kStride<N>) {
-    float sum[kInFlight][N] = {};
-    for (int64_t j = 0; j < s.k; ++j) {
-      const int64_t r = row[n * s.k + j];
-      if (r < 0) continue;
-      const float w = kWeighted ? weight[n * s.k + j] : 1.0f;
-      Vec<T, N> piece[kInFlight];
+  const int64_t step = gridDim.x * static_cast<int64_t>(kThreads / kWarp);
+  int64_t n = warp_token();
+  int32_t first_row = n < s.tokens ? row[n * s.k] : -1;
+  for (; n < s.tokens; n += step) {
+    const int32_t this_row = first_row;
+    if (n + step < s.tokens) first_row = row[(n + step) * s.k];
+    for (int64_t base = lane_start<N>(); base < s.d; base += kInFlight * kStride<N>) {
+      float sum[kInFlight][N] = {};
+      for (int64_t j = 0; j < s.k; ++j) {
+        const int64_t r = j == 0 ? this_row : row[n * s.k + j];
+        if (r < 0) continue;
+        const float w = kWeighted ? weight[n * s.k + j] : 1.0f;
+        Vec<T, N> piece[kInFlight];
+#pragma unroll
+        for (int u = 0; u < kInFlight; ++u) {
+          const int64_t i = base + u * kStride<N>;
+          if (i < s.d) piece[u] = load_vec<T, N>(x + r * s.d + i);
+        }
+#pragma unroll
+        for (int u = 0; u < kInFlight; ++u) {
+          if (base + u * kStride<N> >= s.d) continue;
+#pragma unroll
+          for (int c = 0; c < N; ++c) {
+            sum[u][c] = kWeighted ? fmaf(w, to_float(piece[u].v[c]), sum[u][c])
+                                  : sum[u][c] + to_float(piece[u].v[c]);
+          }
+        }
+      }
 #pragma unroll
       for (int u = 0; u < kInFlight; ++u) {
         const int64_t i = base + u * kStride<N>;
-        if (i < s.d) piece[u] = load_vec<T, N>(x + r * s.d + i);
-      }
-#pragma unroll
-      for (int u = 0; u < kInFlight; ++u) {
-        if (base + u * kStride<N> >= s.d) continue;
+        if (i >= s.d) continue;
+        Vec<T, N> out, add;
+        if (residual) add = load_vec<T, N>(residual + n * s.d + i);
 #pragma unroll
         for (int c = 0; c < N; ++c) {
-          sum[u][c] = kWeighted ? fmaf(w, to_float(piece[u].v[c]), sum[u][c])
-                                : sum[u][c] + to_float(piece[u].v[c]);
+          out.v[c] = from_float<T>(residual ? to_float(add.v[c]) + sum[u][c] : sum[u][c]);
         }
+        store_vec(y + n * s.d + i, out);
       }
-    }
-#pragma unroll
-    for (int u = 0; u < kInFlight; ++u) {
-      const int64_t i = base + u * kStride<N>;
-      if (i >= s.d) continue;
-      Vec<T, N> out, add;
-      if (residual) add = load_vec<T, N>(residual + n * s.d + i);
-#pragma unroll
-      for (int c = 0; c < N; ++c) {
-        out.v[c] = from_float<T>(residual ? to_float(add.v[c]) + sum[u][c] : sum[u][c]);
-      }
-      store_vec(y + n * s.d + i, out);
     }
   }
 }
@@ -141,8 +151,10 @@ void gather(const char* name, const Tensor& x, const Tensor& weight, const Tenso
     T* py = gpu::data<T>(y);
     const float* pw = kWeighted ? gpu::data<float>(weight) : nullptr;
     with_pieces<T>(s.d, {px, pr, py}, [&]<int N>() {
-      gather_kernel<T, N, kWeighted><<<token_grid(s.tokens), kThreads, 0, gpu::stream()>>>(
-          px, pw, gpu::data<int32_t>(row), pr, s, py);
+      const unsigned blocks =
+          gpu::grid(s.tokens, kThreads / kWarp, int64_t{gpu::multiprocessors()} * kGatherBlocks);
+      gather_kernel<T, N, kWeighted>
+          <<<blocks, kThreads, 0, gpu::stream()>>>(px, pw, gpu::data<int32_t>(row), pr, s, py);
     });
     PM_LAUNCHED();
   });
@@ -285,10 +297,16 @@ void to_segments_forward(const Tensor& x, const Tensor& row, Tensor& y) {
   visit_floating(x.dtype(), "to_segments_forward", [&]<class T>() {
     const T* px = gpu::data<T>(x);
     T* py = gpu::data<T>(y);
-    with_pieces<T>(d, {px, py}, [&]<int N>() {
-      to_segments_kernel<T, N><<<token_grid(tokens), kThreads, 0, gpu::stream()>>>(
-          px, gpu::data<int32_t>(row), tokens, row.dim(1), d, py);
-    });
+    const auto launch = [&]<class P>(int64_t width) {
+      to_segments_kernel<P><<<token_grid(tokens), kThreads, 0, gpu::stream()>>>(
+          reinterpret_cast<const P*>(px), gpu::data<int32_t>(row), tokens, row.dim(1), width,
+          reinterpret_cast<P*>(py));
+    };
+    if (gpu::rows_aligned(px, d) && gpu::rows_aligned(py, d)) {
+      launch.template operator()<uint4>(d * static_cast<int64_t>(sizeof(T)) / 16);
+    } else {
+      launch.template operator()<T>(d);
+    }
     PM_LAUNCHED();
   });
 }
