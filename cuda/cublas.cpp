@@ -157,6 +157,7 @@ bool multiply(const Product& p) {
   Handle& h = handle();
   void* out = p.c;
   const void* aux = p.pre ? p.pre : p.gelu_of;
+  if (aux != nullptr && (p.n % 8 != 0 || alignment(aux) < 16)) return false;  // its rule for rows
   const Key key{p.m,
                 p.n,
                 p.k,
@@ -179,9 +180,13 @@ bool multiply(const Product& p) {
   if (key.bias) set(plan.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, p.bias);
   if (aux != nullptr) set(plan.desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, aux);
   const float alpha = 1, beta = p.accumulate ? 1 : 0;
-  PM_CUBLAS(cublasLtMatmul(h.lt, plan.desc, &alpha, p.b, plan.a, p.a, plan.b, &beta, out, plan.c,
-                           out, plan.c, &plan.algo, h.workspace, kWorkspace, queue));
-  return true;
+  const cublasStatus_t status =
+      cublasLtMatmul(h.lt, plan.desc, &alpha, p.b, plan.a, p.a, plan.b, &beta, out, plan.c, out,
+                     plan.c, &plan.algo, h.workspace, kWorkspace, queue);
+  // Some products are refused only here.
+  plan.found = status != CUBLAS_STATUS_NOT_SUPPORTED && status != CUBLAS_STATUS_INVALID_VALUE;
+  if (plan.found) PM_CUBLAS(status);
+  return plan.found;
 }
 
 }  // namespace pyramoe::gpu

@@ -1,7 +1,9 @@
 // Dense products: every transpose, odd sizes, accumulation, and the bias and GELU epilogues.
 //
 // Bounds: K terms summed in any order are off by at most K u sum|terms| (u of fp32; tensor cores
-// drop a few bits more), then the result is rounded once to its dtype.
+// drop a few bits more), then the result is rounded once to its dtype. What is added to a bf16
+// product (a bias, what was there before) may meet it already rounded: one rounding of the product
+// more.
 #include "core/kernels/matmul.h"
 
 #include "core/kernels/elementwise.h"
@@ -24,16 +26,20 @@ Truth truth(const Tensor& a, bool ta, const Tensor& b, bool tb, const Tensor& be
   const int64_t m = ta ? a.dim(1) : a.dim(0), k = ta ? a.dim(0) : a.dim(1);
   const int64_t n = tb ? b.dim(0) : b.dim(1);
   Truth t{Tensor::zeros({m, n}, DType::f64), Tensor::zeros({m, n}, DType::f64)};
+  Tensor start = Tensor::zeros({m, n}, DType::f64);
   if (before.defined()) {
     t.value = before.to(DType::f64).clone();
     t.bound = absolute(before);
+    start.copy_from(t.value);
   }
   kernels::matmul(a.to(DType::f64), ta, b.to(DType::f64), tb, before.defined(), t.value);
   kernels::matmul(absolute(a), ta, absolute(b), tb, before.defined(), t.bound);
   for (int64_t i = 0; i < t.bound.numel(); ++i) {
     double& bound = t.bound.data<double>()[i];
+    const double value = t.value.data<double>()[i], added = start.data<double>()[i];
     bound = static_cast<double>(k + 8) * 0x1p-23 * bound +
-            1.01 * unit_roundoff(out) * std::abs(t.value.data<double>()[i]);
+            1.01 * unit_roundoff(out) *
+                (std::abs(value) + (added != 0 ? std::abs(value - added) : 0.0));
   }
   return t;
 }

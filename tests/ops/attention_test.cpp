@@ -48,7 +48,10 @@ OP_TEST(attention_with_dropout,
          .f = [](const Vars& v) { return ops::attention(v[0], half); },
          .expect = [](const Tensors& t) { return naive_attention(t[0], half); },
          .also = {{normal({1, 33, 3, 2, 8})}, {normal({2, 65, 3, 1, 16})}},
-         .rounding = Rounding::products});
+         .rounding = Rounding::products,
+         .loosen = 2,
+         .why = "kept probabilities grow by 1 / (1 - p) before a GPU rounds them to bf16 between "
+                "two products"});
 
 }  // namespace
 }  // namespace pyramoe::optest
