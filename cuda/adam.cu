@@ -9,8 +9,6 @@
 namespace pyramoe::kernels::cuda {
 namespace {
 
-using gpu::AdamW;
-using gpu::kBlocksAMultiprocessor;
 using gpu::StepNow;
 
 constexpr int kThreads = gpu::kAdamThreads;
@@ -57,16 +55,14 @@ __device__ __forceinline__ void update(const F& f, const StepNow& now, const Sta
 }
 
 template <int N, bool kM, bool kV, class F, class G, class P>
-__global__ void __launch_bounds__(kThreads, kBlocksAMultiprocessor)
+__global__ void __launch_bounds__(kThreads)
     update_kernel(int64_t n, F f, const double* scalars, double weight_decay, State<G, P> state) {
   const StepNow now = gpu::read_scalars(scalars, weight_decay);
   if (now.skip) return;
-  const int64_t stride = int64_t{gridDim.x} * kThreads;
   const int64_t packs = n / N, me = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  for (int64_t pack = me; pack < packs; pack += stride) {
-    update<N, kM, kV>(f, now, state, pack * N);
-  }
-  if (me < n - packs * N) update<1, kM, kV>(f, now, state, packs * N + me);
+  if (me < packs) update<N, kM, kV>(f, now, state, me * N);
+  const int64_t rest = packs * N + me;
+  if (rest < n) update<1, kM, kV>(f, now, state, rest);
 }
 
 template <bool kM, bool kV, class F, class G, class P>
@@ -77,14 +73,13 @@ void launch(int64_t n, const F& f, const Tensor& scalars, double weight_decay,
                        gpu::aligned16(s.param) && (!kM || gpu::aligned16(s.m)) &&
                        (!kV || gpu::aligned16(s.v));
   const auto* values = gpu::data<const double>(scalars);
-  const int64_t most = int64_t{gpu::multiprocessors()} * kBlocksAMultiprocessor;
   if (aligned) {
     update_kernel<kPack, kM, kV>
-        <<<gpu::grid(n, int64_t{kThreads} * kPack, most), kThreads, 0, gpu::stream()>>>(
-            n, f, values, weight_decay, s);
+        <<<gpu::grid(n, int64_t{kThreads} * kPack), kThreads, 0, gpu::stream()>>>(n, f, values,
+                                                                                  weight_decay, s);
   } else {
-    update_kernel<1, kM, kV><<<gpu::grid(n, kThreads, most), kThreads, 0, gpu::stream()>>>(
-        n, f, values, weight_decay, s);
+    update_kernel<1, kM, kV>
+        <<<gpu::grid(n, kThreads), kThreads, 0, gpu::stream()>>>(n, f, values, weight_decay, s);
   }
   PM_LAUNCHED();
 }
@@ -113,7 +108,7 @@ void adamw_step(const Tensor& grad, const AdamWOptions& options, const Tensor& s
   check("adamw_step", grad, scalars, master, m, v, param);
   PM_CHECK(m.defined() && v.defined(), "adamw_step: a moment is missing");
   if (grad.numel() == 0) return;
-  const AdamW f = gpu::adamw_of(options);
+  const gpu::AdamW<> f = gpu::adamw_of(options);
   gpu::visit_floating(grad.dtype(), "adamw_step", [&]<class G>() {
     gpu::visit_floating(param.dtype(), "adamw_step", [&]<class P>() {
       launch<true, true>(

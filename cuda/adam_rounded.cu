@@ -9,6 +9,7 @@ namespace {
 using gpu::Bf16;
 
 constexpr int kThreads = gpu::kAdamThreads;
+using Update = gpu::AdamW<true>;
 
 template <class G>
 struct State {
@@ -18,7 +19,7 @@ struct State {
 
 // Element i, alone.
 template <class G>
-__device__ void update_one(const gpu::AdamW& f, const gpu::StepNow& now, const RngKey& key,
+__device__ void update_one(const Update& f, const gpu::StepNow& now, const RngKey& key,
                            uint64_t first_id, const State<G>& s, int64_t i) {
   const uint64_t id = first_id + static_cast<uint64_t>(i);
   const RoundingBits bits = rounding_bits(philox(key, id >> 1), id);
@@ -35,7 +36,7 @@ __device__ __forceinline__ uint32_t two(uint16_t low, uint16_t high) {
 
 // Eight elements whose ids start at an even number.
 template <class G>
-__device__ __forceinline__ void update_pack(const gpu::AdamW& f, const gpu::StepNow& now,
+__device__ __forceinline__ void update_pack(const Update& f, const gpu::StepNow& now,
                                             const RngKey& key, uint64_t first_id, const State<G>& s,
                                             int64_t begin) {
   constexpr int N = 8;
@@ -70,22 +71,19 @@ __device__ __forceinline__ void update_pack(const gpu::AdamW& f, const gpu::Step
 
 template <bool kPacks, class G>
 __global__ void __launch_bounds__(kThreads)
-    rounded_kernel(int64_t n, gpu::AdamW f, const double* scalars, double weight_decay, RngKey key,
+    rounded_kernel(int64_t n, Update f, const double* scalars, double weight_decay, RngKey key,
                    uint64_t first_id, State<G> state) {
   const gpu::StepNow now = gpu::read_scalars(scalars, weight_decay);
   if (now.skip) return;
   key.step = static_cast<uint32_t>(scalars[6]);
   constexpr int N = kPacks ? 8 : 1;
-  const int64_t stride = int64_t{gridDim.x} * kThreads, packs = n / N;
+  const int64_t packs = kPacks ? n / N : 0;
   const int64_t me = int64_t{blockIdx.x} * kThreads + threadIdx.x;
-  for (int64_t pack = me; pack < packs; pack += stride) {
-    if constexpr (kPacks) {
-      update_pack(f, now, key, first_id, state, pack * N);
-    } else {
-      update_one(f, now, key, first_id, state, pack);
-    }
+  if constexpr (kPacks) {
+    if (me < packs) update_pack(f, now, key, first_id, state, me * N);
   }
-  if (me < n - packs * N) update_one(f, now, key, first_id, state, packs * N + me);
+  const int64_t rest = packs * N + me;
+  if (rest < n) update_one(f, now, key, first_id, state, rest);
 }
 
 }  // namespace
@@ -109,9 +107,8 @@ void adamw_step_rounded(const Tensor& grad, const AdamWOptions& options, const T
                          gpu::aligned16(s.v) && first_id % 2 == 0;
     const auto id = static_cast<uint64_t>(first_id);
     const auto* values = gpu::data<const double>(scalars);
-    const gpu::AdamW f = gpu::adamw_of(options);
-    const int64_t most = int64_t{gpu::multiprocessors()} * gpu::kBlocksAMultiprocessor;
-    const unsigned blocks = gpu::grid(n, kThreads * 8, most);
+    const Update f = gpu::adamw_of<true>(options);
+    const unsigned blocks = gpu::grid(n, aligned ? kThreads * 8 : kThreads);
     if (aligned) {
       rounded_kernel<true>
           <<<blocks, kThreads, 0, gpu::stream()>>>(n, f, values, options.weight_decay, key, id, s);

@@ -8,17 +8,26 @@
 
 namespace pyramoe::gpu {
 
-// y[j] (+)= sum over p of parts[p * width + j], for the d columns of one output.
+// y[j] (+)= sum over p of parts[p * width + j], for the d columns of one output; blockIdx.y picks
+// it. 32 threads share a column, each with eight loads on their way: there is little else to do.
 template <class Y>
 __global__ void __launch_bounds__(1024)
     combine_columns_kernel(const float* parts, int count, int64_t width, int64_t d, bool accumulate,
-                           Y* y) {
+                           Y* first, Y* second) {
+  constexpr int kLoads = 8;
   __shared__ float sums[32][33];
   const int64_t j = int64_t{blockIdx.x} * 32 + threadIdx.x;
+  const float* from = parts + blockIdx.y * d + j;
   float sum = 0;
-  if (j < d) {
-#pragma unroll 4
-    for (int p = static_cast<int>(threadIdx.y); p < count; p += 32) sum += parts[p * width + j];
+  for (int base = static_cast<int>(threadIdx.y); base < count; base += 32 * kLoads) {
+    float part[kLoads];
+#pragma unroll
+    for (int u = 0; u < kLoads; ++u) {
+      const int p = base + 32 * u;
+      part[u] = j < d && p < count ? from[p * width] : 0.0f;
+    }
+#pragma unroll
+    for (int u = 0; u < kLoads; ++u) sum += part[u];
   }
   sums[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
@@ -27,18 +36,33 @@ __global__ void __launch_bounds__(1024)
   float total = sums[threadIdx.x][threadIdx.y];
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) total += __shfl_xor_sync(0xffffffffu, total, step);
+  Y* y = blockIdx.y == 0 ? first : second;
   if (threadIdx.x == 0 && column < d) {
     y[column] = from_float<Y>(accumulate ? to_float(y[column]) + total : total);
   }
 }
 
-// parts (count, width) f32; y (d), any of f32 and bf16, undefined = not wanted.
 inline void combine_columns(const float* parts, int count, int64_t width, bool accumulate,
                             const char* name, Tensor& y) {
   if (!y.defined() || y.numel() == 0) return;
   visit_floating(y.dtype(), name, [&]<class Y>() {
     combine_columns_kernel<<<grid(y.numel(), 32), dim3(32, 32), 0, stream()>>>(
-        parts, count, width, y.numel(), accumulate, data<Y>(y));
+        parts, count, width, y.numel(), accumulate, data<Y>(y), static_cast<Y*>(nullptr));
+    PM_LAUNCHED();
+  });
+}
+// Two outputs side by side in parts (count, 2 d); in one launch where both are wanted in one dtype.
+inline void combine_columns(const float* parts, int count, int64_t d, bool accumulate,
+                            const char* name, Tensor& first, Tensor& second) {
+  if (!first.defined() || !second.defined() || first.dtype() != second.dtype()) {
+    combine_columns(parts, count, 2 * d, accumulate, name, first);
+    combine_columns(parts + d, count, 2 * d, accumulate, name, second);
+    return;
+  }
+  visit_floating(first.dtype(), name, [&]<class Y>() {
+    const dim3 blocks(grid(d, 32), 2);
+    combine_columns_kernel<<<blocks, dim3(32, 32), 0, stream()>>>(
+        parts, count, 2 * d, d, accumulate, data<Y>(first), data<Y>(second));
     PM_LAUNCHED();
   });
 }

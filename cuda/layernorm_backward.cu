@@ -15,8 +15,12 @@
 namespace pyramoe::kernels::cuda {
 namespace {
 
-// Multiprocessors of an H100 or H200, and the threads of this kernel that are resident on one.
-constexpr int kMultiprocessors = 132, kResident = 512;
+// Multiprocessors of an H100 or H200, and the threads of this kernel that are resident on one:
+// fewer, with more registers, where a third tensor is held.
+constexpr int kMultiprocessors = 132, kResident = 640, kResidentAdd = 512;
+
+// Rows a block takes at a time.
+constexpr int rows_together(int threads) { return threads < 1024 ? 2 : 1; }
 
 template <class T, class W>
 struct Backward {
@@ -53,8 +57,8 @@ struct Held {
 };
 
 template <int kThreads, int kRows, bool kAdd, class T, class W>
-__global__ void __launch_bounds__(kThreads, std::max(kResident / kThreads, 1))
-    backward_kernel(Backward<T, W> p) {
+__global__ void __launch_bounds__(kThreads, std::max((kAdd ? kResidentAdd : kResident) / kThreads,
+                                                     1)) backward_kernel(Backward<T, W> p) {
   constexpr int N = 16 / sizeof(T), kWarps = kThreads / 32;
   // Sums of g and of g h for each warp and row; two sets in turn, so one barrier a turn is enough.
   __shared__ float2 shared[2][kWarps][kRows];
@@ -173,20 +177,22 @@ __global__ void __launch_bounds__(256) columns_any_kernel(Backward<T, W> p, int6
   p.parts[int64_t{blockIdx.y} * 2 * p.d + p.d + j] = sum.y;
 }
 
-// Blocks of the fast kernel: as many as are resident at once.
-int block_count(int64_t rows, int threads, int rows_together) {
-  const int most = kMultiprocessors * std::max(kResident / threads, 1);
-  return static_cast<int>(std::clamp<int64_t>(gpu::ceil_div(rows, rows_together), 1, most));
-}
-
-template <int kThreads, int kRows, class T, class W>
+template <int kThreads, class T, class W>
 void launch(const Backward<T, W>& p, int blocks) {
-  if (p.dh) {  // a third tensor to hold: fewer rows together
-    backward_kernel<kThreads, std::min(kRows, 2), true><<<blocks, kThreads, 0, gpu::stream()>>>(p);
+  constexpr int kRows = rows_together(kThreads);
+  if (p.dh) {
+    backward_kernel<kThreads, kRows, true><<<blocks, kThreads, 0, gpu::stream()>>>(p);
   } else {
     backward_kernel<kThreads, kRows, false><<<blocks, kThreads, 0, gpu::stream()>>>(p);
   }
   PM_LAUNCHED();
+}
+
+// Blocks of the fast kernel: as many as are resident at once.
+int block_count(int64_t rows, int threads, bool add) {
+  const int most = kMultiprocessors * std::max((add ? kResidentAdd : kResident) / threads, 1);
+  const int64_t turns = gpu::ceil_div(rows, rows_together(threads));
+  return static_cast<int>(std::clamp<int64_t>(turns, 1, most));
 }
 
 struct Gradients {
@@ -206,23 +212,21 @@ void run(const char* name, Backward<T, W> p, const Gradients& out) {
                       : packs <= 256 ? 256
                       : packs <= 512 ? 512
                                      : 1024;
-  constexpr int kFew = 2;  // rows together in wide blocks; 4 in narrow ones, 1 in the widest
-  const int together = threads <= 128 && !p.dh ? 4 : threads == 1024 ? 1 : kFew;
   const int64_t rows_a_part = std::max<int64_t>(64, gpu::ceil_div(p.rows, 128));
-  const int parts = fast ? block_count(p.rows, threads, together)
+  const int parts = fast ? block_count(p.rows, threads, p.dh != nullptr)
                          : static_cast<int>(gpu::ceil_div(p.rows, rows_a_part));
   const gpu::Scratch scratch(static_cast<int64_t>(sizeof(float)) * 2 * parts * p.d);
   p.parts = scratch.data<float>();
   if (fast && threads == 96) {
-    launch<96, 4>(p, parts);
+    launch<96>(p, parts);
   } else if (fast && threads == 128) {
-    launch<128, 4>(p, parts);
+    launch<128>(p, parts);
   } else if (fast && threads == 256) {
-    launch<256, kFew>(p, parts);
+    launch<256>(p, parts);
   } else if (fast && threads == 512) {
-    launch<512, kFew>(p, parts);
+    launch<512>(p, parts);
   } else if (fast) {
-    launch<1024, 1>(p, parts);
+    launch<1024>(p, parts);
   } else {
     if (p.dx) {
       backward_any_kernel<<<gpu::grid(p.rows, 1), 256, 0, gpu::stream()>>>(p);
@@ -232,8 +236,7 @@ void run(const char* name, Backward<T, W> p, const Gradients& out) {
     columns_any_kernel<<<blocks, 256, 0, gpu::stream()>>>(p, rows_a_part);
     PM_LAUNCHED();
   }
-  gpu::combine_columns(p.parts, parts, 2 * p.d, out.accumulate, name, out.dweight);
-  gpu::combine_columns(p.parts + p.d, parts, 2 * p.d, out.accumulate, name, out.dbias);
+  gpu::combine_columns(p.parts, parts, p.d, out.accumulate, name, out.dweight, out.dbias);
 }
 
 void backward(const char* name, const Tensor& dy, const Tensor& dh, const Tensor& x,

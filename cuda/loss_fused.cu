@@ -14,7 +14,7 @@
 namespace pyramoe::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 512, kWarps = kThreads / 32;
+constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kParts = 4;  // a row is waited for in quarters
 
 // Shared memory of the current device: most for a block, and of a multiprocessor.
