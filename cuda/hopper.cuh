@@ -3,7 +3,7 @@
 //
 // Include only from files compiled for sm_90a, and keep kernels inside
 // #if defined(__CUDA_ARCH_FEAT_SM90_ALL). Addresses in shared memory are 32-bit (shared_address).
-// Proven on an H200 so far: see the line at each group. Source: PTX ISA 8.x.
+// Source: PTX ISA 8.x.
 #pragma once
 
 #include <cuda.h>
@@ -29,7 +29,8 @@ __device__ __forceinline__ bool elect_one() {
   return chosen != 0;
 }
 // A warpgroup gives registers back or takes more (multiples of 8, 24 to 240; kernels need
-// __launch_bounds__(threads, 1)). All its warps call this.
+// __launch_bounds__(threads, 1)). All its warps call this. The pool is what the launch got: with
+// three warpgroups 3 x 168 = 504 a thread column, and who asks for more than that waits forever.
 template <int N>
 __device__ __forceinline__ void release_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
@@ -103,6 +104,49 @@ __device__ __forceinline__ void fence_async_proxy() {
 __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
+
+// ---- clusters of two blocks (kernels with __cluster_dims__(2, 1, 1)): they run at the same time
+// on neighbouring multiprocessors and reach each other's shared memory
+
+__device__ __forceinline__ uint32_t cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+// Waits for all threads of both blocks (each warp together): after barrier inits and their fence,
+// and before a block leaves that the other one may still reach. Orders no ordinary memory: a
+// release here would wait for all stores under way.
+__device__ __forceinline__ void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::
+                   : "memory");
+}
+// Arrives at the same barrier of block `rank` of the cluster. (Released to this block's scope: with
+// .cluster the compiler puts a fence of the whole GPU's memory before each.)
+__device__ __forceinline__ void barrier_arrive(uint64_t* barrier, uint32_t rank) {
+  asm volatile(
+      "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n}\n" ::"r"(shared_address(barrier)),
+      "r"(rank)
+      : "memory");
+}
+// One copy into both blocks, at the same place, counted on the same barrier of each.
+__device__ __forceinline__ void tma_load_both(void* to, const CUtensorMap* map, uint64_t* barrier,
+                                              int x, int y) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "h"(static_cast<uint16_t>(3))
+      : "memory");
+}
+__device__ __forceinline__ void tma_load_both(void* to, const CUtensorMap* map, uint64_t* barrier,
+                                              int x, int y, int z) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z), "h"(static_cast<uint16_t>(3))
+      : "memory");
+}
+
 // Copies the map's box at coordinates (x fastest) to shared memory; the bytes of the whole box are
 // counted on the barrier, those outside the tensor arrive as zeros. One thread calls it.
 __device__ __forceinline__ void tma_load(void* to, const CUtensorMap* map, uint64_t* barrier, int x,
@@ -184,24 +228,6 @@ __device__ __forceinline__ void store_matrices(uint32_t address, uint32_t x0, ui
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&pair);
-}
-
-// ---- clusters
-
-// Waits for all threads of all blocks of the cluster; their shared-memory writes are visible then.
-__device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
-                   : "memory");
-}
-// The float that block `rank` of the cluster has where this block has `own` (shared memory).
-__device__ __forceinline__ float read_of(const float* own, int rank) {
-  uint32_t theirs;
-  float x;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
-               : "=r"(theirs)
-               : "r"(shared_address(own)), "r"(rank));
-  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(x) : "r"(theirs) : "memory");
-  return x;
 }
 
 // ---- host: tensor maps
