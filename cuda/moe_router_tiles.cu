@@ -173,16 +173,25 @@ __global__ void __launch_bounds__(kThreads, 1) router_kernel(Task t, ChoiceRows 
   }
   __syncthreads();
   const int lane = static_cast<int>(threadIdx.x % kTokenLanes);
-  for (int first = 0; first < kRows; first += kThreads / kTokenLanes) {
+  constexpr int kAtOnce = kPer <= 16 ? 4 : 1;  // tokens of eight lanes whose logits travel together
+  for (int first = 0; first < kRows; first += kAtOnce * kThreads / kTokenLanes) {
     const int64_t n = n0 + first + threadIdx.x / kTokenLanes;
-    const bool real = n < t.rows;
-    float logit[kPer];
+    float logit[kAtOnce][kPer];
 #pragma unroll
-    for (int u = 0; u < kPer; ++u) {
-      const int e = u * kTokenLanes + lane;
-      logit[u] = real && e < out.experts ? out.p[n * out.experts + e] : -INFINITY;
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int64_t token = n + i * (kThreads / kTokenLanes);
+#pragma unroll
+      for (int u = 0; u < kPer; ++u) {
+        const int e = u * kTokenLanes + lane;
+        const bool there = token < t.rows && e < out.experts;
+        logit[i][u] = there ? out.p[token * out.experts + e] : -INFINITY;
+      }
     }
-    choose(logit, out, n, real);
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int64_t token = n + i * (kThreads / kTokenLanes);
+      choose(logit[i], out, token, token < t.rows);
+    }
   }
 }
 
