@@ -4,6 +4,7 @@
 #pragma once
 
 #include "moe/moe_layer.h"
+#include "nn/linear.h"
 #include "nn/mlp.h"
 
 namespace pyramoe::moe {

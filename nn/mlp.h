@@ -2,7 +2,7 @@
 #pragma once
 
 #include "nn/feed_forward.h"
-#include "nn/linear.h"
+#include "nn/tensor_linear.h"
 
 namespace pyramoe::nn {
 
@@ -13,8 +13,9 @@ class Mlp : public FeedForward {
   Var forward(const Var& x) const;  // (N, D) -> (N, D)
 
  private:
-  Linear& up_;
-  Linear& down_;
+  dist::ProcessGroup tensor_;  // the hidden axis is cut over it
+  TensorLinear& up_;
+  TensorLinear& down_;
 };
 
 }  // namespace pyramoe::nn

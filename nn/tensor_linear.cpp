@@ -38,8 +38,4 @@ Var TensorLinear::forward(const Var& x) const {
   return dist::add_bias(sum, bias_);
 }
 
-Var TensorLinear::forward_gelu(const Var& x) const {
-  return ops::linear_gelu(dist::copy_to(x, tensor_), weight_, bias_);
-}
-
 }  // namespace pyramoe::nn

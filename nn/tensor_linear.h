@@ -22,8 +22,8 @@ class TensorLinear : public Module {
 
   // (N, in) -> (N, out); of cut axes the part of this rank.
   Var forward(const Var& x) const;
-  Var forward_gelu(const Var& x) const;  // gelu of it, one kernel; not for rows
   const Var& weight() const { return weight_; }
+  const Var& bias() const { return bias_; }  // undefined where there is none; of rows the whole
 
  private:
   Var weight_, bias_;
