@@ -5,8 +5,8 @@
 #include <cmath>
 
 #include "autograd/ops.h"
-#include "cli/bench_layer.h"
 #include "cli/bench_a2a.h"
+#include "cli/bench_layer.h"
 #include "cli/bench_limits.h"
 #include "cli/bench_ops.h"
 #include "cli/commands.h"
