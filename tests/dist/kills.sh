@@ -27,7 +27,7 @@ for ((i = 0; i < kills; ++i)); do
     >"$work/log" 2>&1 &
   launcher=$!
   for ((turn = 0; turn < 200; ++turn)); do  # until it has saved something new
-    newest=$(find "$work/run/checkpoints" -maxdepth 1 -name 'step_*' 2>/dev/null | sort | tail -n 1)
+    newest=$(find "$work/run/checkpoints" -maxdepth 1 -name 'step_????????' 2>/dev/null | sort | tail -n 1)
     [ "${newest##*_}" != "$before" ] && [ -n "$newest" ] && break
     sleep 0.05
   done
@@ -35,7 +35,7 @@ for ((i = 0; i < kills; ++i)); do
   mapfile -t pids < <(pgrep -P "$launcher" -f "run.dir=$work/run")
   [ ${#pids[@]} -gt 0 ] && kill -9 "${pids[RANDOM % ${#pids[@]}]}" 2>/dev/null
   wait "$launcher"
-  newest=$(find "$work/run/checkpoints" -maxdepth 1 -name 'step_*' | sort | tail -n 1)
+  newest=$(find "$work/run/checkpoints" -maxdepth 1 -name 'step_????????' | sort | tail -n 1)
   if [ -n "$newest" ] && "$program" inspect "$newest" --tensors >"$work/inspect" 2>&1 &&
     [ "${newest##*_}" \> "$before" ]; then
     passed=$((passed + 1))
