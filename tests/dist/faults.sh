@@ -55,7 +55,7 @@ one() {
 
 n=0
 for place in "1 forward 2" "2 backward 1" "3 reduce 0" "0 save 1" "1 eval 2" "2 init 1" \
-  "0 forward 30" "3 save 0" "1 reduce 1" "2 eval 0"; do
+  "0 forward 12" "3 save 0" "1 reduce 1" "2 eval 0"; do
   for kind in kill stop exit; do
     # shellcheck disable=SC2086
     [ $n -lt "$cases" ] && one $place $kind
