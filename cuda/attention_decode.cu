@@ -45,6 +45,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
   if (k0 >= keys) return;
   Chunk<T, kLanes> chunk;
   chunk.load(d, b, h, k0, length, keys);
+  chunk.append(d, b, h, k0, length, keys);
   __shared__ BlockSum<kDim> block;
   for (int query = 0; query < d.f.queries; ++query) {
     const int64_t token = static_cast<int64_t>(b) * d.f.queries + query;

@@ -35,25 +35,37 @@ struct Chunk {
     return j * kAtOnce + static_cast<int>(threadIdx.x) / kLanes;
   }
 
+  // All loads before any use, and no branch between them: each would wait for the one before.
+  // Keys behind the last one are read as some key that is there, and masked later.
   __device__ __forceinline__ void load(const Decode<T>& d, int b, int h, int k0, int length,
                                        int keys) {
     const int64_t width = static_cast<int64_t>(d.f.heads) * kDim;
     const int64_t column = h * kDim + threadIdx.x % kLanes * kPer;
-    T* const rows = d.cache + static_cast<int64_t>(b) * d.f.capacity * 2 * width + column;
+    const T* const old = d.cache + static_cast<int64_t>(b) * d.f.capacity * 2 * width + column;
+    const T* const fresh = d.qkv + (3 * static_cast<int64_t>(b) * d.f.queries + 1) * width + column;
+    const T* from[kKeys];
+#pragma unroll
+    for (int j = 0; j < kKeys; ++j) {
+      const int t = min(k0 + key(j), keys - 1);
+      from[j] = t < length ? old + 2 * width * t : fresh + 3 * width * (t - length);
+    }
+#pragma unroll
+    for (int j = 0; j < kKeys; ++j) k[j] = load_vec(from[j]);
+#pragma unroll
+    for (int j = 0; j < kKeys; ++j) v[j] = load_vec(from[j] + width);
+  }
+  // Writes the chunk's new keys and values to the cache.
+  __device__ __forceinline__ void append(const Decode<T>& d, int b, int h, int k0, int length,
+                                         int keys) const {
+    if (k0 + kChunk <= length) return;
+    const int64_t width = static_cast<int64_t>(d.f.heads) * kDim;
+    T* const rows = d.cache + static_cast<int64_t>(b) * d.f.capacity * 2 * width + h * kDim +
+                    threadIdx.x % kLanes * kPer;
 #pragma unroll
     for (int j = 0; j < kKeys; ++j) {
       const int t = k0 + key(j);
-      T* const row = rows + 2 * width * t;
-      if (t < length) {
-        k[j] = load_vec(row), v[j] = load_vec(row + width);
-      } else if (t < keys) {
-        const int64_t token = static_cast<int64_t>(b) * d.f.queries + t - length;
-        const T* from = d.qkv + (3 * token + 1) * width + column;
-        k[j] = load_vec(from), v[j] = load_vec(from + width);
-        store_vec(row, k[j]), store_vec(row + width, v[j]);
-      } else {
-        k[j] = v[j] = Vec<T>{};
-      }
+      if (t < length || t >= keys) continue;
+      store_vec(rows + 2 * width * t, k[j]), store_vec(rows + 2 * width * t + width, v[j]);
     }
   }
 };

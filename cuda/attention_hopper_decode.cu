@@ -40,6 +40,7 @@ __global__ void __launch_bounds__(kDecodeThreads)
     } else {  // their sums fill the registers
       now.load(d, b, h, k0, length, keys);
     }
+    now.append(d, b, h, k0, length, keys);
 #pragma unroll
     for (int i = 0; i < kQueries; ++i) {
       run[i].step(now, q[i], scale, min(length + i + 1, keys) - k0);
