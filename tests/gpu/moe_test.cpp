@@ -223,7 +223,9 @@ TEST(MoeGpu, NoiseIsDrawnByGlobalId) {
         const Both jitter = run_both({x}, {x}, [&](const Tensors& in, Tensors& out) {
           kernels::jitter(in[0], 0.2, key, first, out[0]);
         });
-        expect_close(jitter.cpu[0], jitter.gpu[0], 2 * unit_roundoff(type), 0, "jitter");
+        // The factor is a sum that may or may not be fused with its product: one step of f32.
+        expect_close(jitter.cpu[0], jitter.gpu[0], 2 * unit_roundoff(type) + 2 * 0x1p-24, 0,
+                     "jitter");
         const Both gumbel = run_both({x}, {x}, [&](const Tensors& in, Tensors& out) {
           kernels::add_gumbel(in[0], key, first, out[0]);
         });
