@@ -21,8 +21,8 @@ Call update_call(int64_t n, DType grad, DType param, bool skip) {
            normal({n}, param, 1, 5)}};
 }
 
-// `cancels`: what may be left of the terms of m where they cancel.
-void check(const Twins& t, const std::string& what, double cancels = 1e-9) {
+// `cancels`: what may be left of the terms of m (0.06 together in AdamW) where they cancel.
+void check(const Twins& t, const std::string& what, double cancels = 4 * 0x1p-24 * 0.06) {
   const char* names[] = {" master", " m", " v", " param"};
   for (size_t i = 0; i < 4; ++i) {
     // A handful of f32 operations, of which some may be fused; m may cancel.
