@@ -3,6 +3,8 @@
 //
 // Include only from files compiled for sm_90a, and keep kernels inside
 // #if defined(__CUDA_ARCH_FEAT_SM90_ALL). Addresses in shared memory are 32-bit (shared_address).
+// Proven on an H200 against CPU products: descriptors of both majors for A and B, A in registers
+// (N = 64 to 256), swizzled loads of 2 and 3 axes, alone and into both blocks of a cluster.
 // Source: PTX ISA 8.x.
 #pragma once
 
