@@ -1,6 +1,7 @@
-// The Hopper kernels really use Hopper: their machine code has wgmma (HGMMA) and the bulk tensor
-// copy (UTMALDG). A kernel that lost them would still be right, only slow, so no other test would
-// see it. Reads the build's object files with cuobjdump; needs no GPU.
+// The grouped Hopper kernels really use Hopper: their machine code has wgmma (HGMMA) and the bulk
+// tensor copy (UTMALDG). A kernel that lost them would still be right, only slow, so no other test
+// would see it (attention_sass_test.cpp does the same for attention). Reads the build's object
+// files with cuobjdump; needs no GPU.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -38,9 +39,7 @@ std::map<std::string, std::set<std::string>> instructions(const std::string& obj
 }
 
 class Disassembly : public ::testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(File, Disassembly,
-                         ::testing::Values("grouped_hopper", "attention_hopper_forward",
-                                           "attention_hopper_backward"),
+INSTANTIATE_TEST_SUITE_P(File, Disassembly, ::testing::Values("grouped_hopper"),
                          [](const auto& row) { return std::string(row.param); });
 
 TEST_P(Disassembly, KernelsUseWgmmaAndBulkCopies) {
