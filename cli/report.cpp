@@ -4,8 +4,8 @@
 #include <cstdio>
 
 #include "cli/commands.h"
-#include "cli/report_picture.h"
-#include "cli/report_table.h"
+#include "report/picture.h"
+#include "report/table.h"
 
 namespace pyramoe {
 namespace {

@@ -16,7 +16,7 @@ namespace fs = std::filesystem;
 
 const fs::path kSource = PYRAMOE_SOURCE_DIR;
 
-// Who may include whom: core <- autograd <- dist <- nn <- moe <- infer <- train <- cli, and
+// Who may include whom: core <- autograd <- dist <- nn <- moe <- infer <- train <- report <- lab <- cli, and
 // core <- data <- {infer, train}. Nothing includes cuda.
 const std::map<std::string, std::set<std::string>> kMay = {
     {"core", {}},
@@ -27,7 +27,10 @@ const std::map<std::string, std::set<std::string>> kMay = {
     {"data", {"core"}},
     {"infer", {"core", "autograd", "dist", "nn", "moe", "data"}},
     {"train", {"core", "autograd", "dist", "nn", "moe", "data", "infer"}},
-    {"cli", {"core", "autograd", "dist", "nn", "moe", "data", "infer", "train"}},
+    {"report", {"core", "autograd", "dist", "nn", "moe", "data", "infer", "train"}},
+    {"lab", {"core", "autograd", "dist", "nn", "moe", "data", "infer", "train", "report"}},
+    {"cli",
+     {"core", "autograd", "dist", "nn", "moe", "data", "infer", "train", "report", "lab"}},
     {"cuda", {"core"}},
 };
 

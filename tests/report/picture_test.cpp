@@ -3,8 +3,8 @@
 
 #include <cmath>
 
-#include "cli/report_axis.h"
-#include "cli/report_picture.h"
+#include "report/axis.h"
+#include "report/picture.h"
 #include "tests/report/support.h"
 
 namespace pyramoe {

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "cli/report_run.h"
+#include "report/run.h"
 #include "core/error.h"
 #include "tests/report/support.h"
 

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "cli/report_table.h"
+#include "report/table.h"
 #include "tests/report/support.h"
 
 namespace pyramoe {

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "cli/report_run.h"
-#include "cli/report_svg.h"
+#include "report/run.h"
+#include "report/svg.h"
 
 namespace pyramoe::report {
 

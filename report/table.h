@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "cli/report_run.h"
+#include "report/run.h"
 #include "core/json.h"
 
 namespace pyramoe::report {

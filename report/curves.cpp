@@ -5,9 +5,9 @@
 #include <cmath>
 #include <limits>
 
-#include "cli/report_axis.h"
-#include "cli/report_picture.h"
-#include "cli/report_table.h"
+#include "report/axis.h"
+#include "report/picture.h"
+#include "report/table.h"
 #include "core/text.h"
 
 namespace pyramoe::report {

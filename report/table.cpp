@@ -1,4 +1,4 @@
-#include "cli/report_table.h"
+#include "report/table.h"
 
 #include <fmt/format.h>
 

@@ -9,7 +9,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "cli/report_picture.h"
+#include "report/picture.h"
 #include "core/text.h"
 
 namespace pyramoe::report {

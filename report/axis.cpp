@@ -1,4 +1,4 @@
-#include "cli/report_axis.h"
+#include "report/axis.h"
 
 #include <fmt/format.h>
 

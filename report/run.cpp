@@ -1,4 +1,4 @@
-#include "cli/report_run.h"
+#include "report/run.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,8 +1,8 @@
-#include "cli/report_picture.h"
+#include "report/picture.h"
 
 #include <algorithm>
 
-#include "cli/report_table.h"
+#include "report/table.h"
 #include "core/error.h"
 
 namespace pyramoe::report {
