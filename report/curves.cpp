@@ -5,10 +5,10 @@
 #include <cmath>
 #include <limits>
 
+#include "core/text.h"
 #include "report/axis.h"
 #include "report/picture.h"
 #include "report/table.h"
-#include "core/text.h"
 
 namespace pyramoe::report {
 namespace {

@@ -9,8 +9,8 @@
 #include <cmath>
 #include <numeric>
 
-#include "report/picture.h"
 #include "core/text.h"
+#include "report/picture.h"
 
 namespace pyramoe::report {
 namespace {

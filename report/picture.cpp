@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "report/table.h"
 #include "core/error.h"
+#include "report/table.h"
 
 namespace pyramoe::report {
 namespace {

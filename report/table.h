@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "report/run.h"
 #include "core/json.h"
+#include "report/run.h"
 
 namespace pyramoe::report {
 

@@ -16,8 +16,8 @@ namespace fs = std::filesystem;
 
 const fs::path kSource = PYRAMOE_SOURCE_DIR;
 
-// Who may include whom: core <- autograd <- dist <- nn <- moe <- infer <- train <- report <- lab <- cli, and
-// core <- data <- {infer, train}. Nothing includes cuda.
+// Who may include whom: core <- autograd <- dist <- nn <- moe <- infer <- train <- report <- lab <-
+// cli, and core <- data <- {infer, train}. Nothing includes cuda.
 const std::map<std::string, std::set<std::string>> kMay = {
     {"core", {}},
     {"autograd", {"core"}},
@@ -29,8 +29,7 @@ const std::map<std::string, std::set<std::string>> kMay = {
     {"train", {"core", "autograd", "dist", "nn", "moe", "data", "infer"}},
     {"report", {"core", "autograd", "dist", "nn", "moe", "data", "infer", "train"}},
     {"lab", {"core", "autograd", "dist", "nn", "moe", "data", "infer", "train", "report"}},
-    {"cli",
-     {"core", "autograd", "dist", "nn", "moe", "data", "infer", "train", "report", "lab"}},
+    {"cli", {"core", "autograd", "dist", "nn", "moe", "data", "infer", "train", "report", "lab"}},
     {"cuda", {"core"}},
 };
 

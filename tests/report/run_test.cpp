@@ -3,8 +3,8 @@
 
 #include <cmath>
 
-#include "report/run.h"
 #include "core/error.h"
+#include "report/run.h"
 #include "tests/report/support.h"
 
 namespace pyramoe {
