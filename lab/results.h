@@ -14,9 +14,9 @@ namespace pyramoe::lab {
 using Curve = std::vector<std::pair<double, double>>;  // tokens, loss in nats
 
 struct RunResult {
-  std::string arm, scale;
+  std::string arm, scale;   // in a run folder: the arm that trained it first; others may share it
   int64_t seed = 0;
-  std::string config_hash;  // 16 hex digits: of `config` without run.dir, teachers by their hash
+  std::string config_hash;  // 16 hex digits, the same for every seed: config_hash of lab/plan.h
   std::string commit;       // of the program that ran; "+" at the end: with local changes
   std::string device;       // "cpu" or the GPU's name
   std::string config;       // config.toml of the run; empty for an arm that only evaluates
