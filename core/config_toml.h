@@ -1,4 +1,5 @@
-// The narrow door to the TOML parser: text to flat items. Only core/config*.cpp includes it.
+// The narrow door to the TOML parser: text to flat items. Only core/config*.cpp and lab/items.cpp
+// include it.
 #pragma once
 
 #include <optional>
