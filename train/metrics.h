@@ -27,6 +27,7 @@ struct StepResult {
   // mean, averaged over layers.
   double dropped = 0, imbalance = 0;
   std::vector<std::vector<int64_t>> load;           // per layer of experts, summed over the step
+  std::vector<int64_t> kept;                        // per layer of experts: choices not dropped
   std::map<std::string, dist::TrafficRow> traffic;  // what this rank sent and waited for
 };
 

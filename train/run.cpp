@@ -138,12 +138,12 @@ class Run {
   }
 
   void save() {
+    routing_.flush();
     if (config_.train.save_every < 0) return;
     if (saved_step_ == trainer_.steps_done()) return;  // this very state is on the disk
     const auto begin = std::chrono::steady_clock::now();
     const std::string folder = trainer_.save();
     const std::chrono::duration<double> time = std::chrono::steady_clock::now() - begin;
-    routing_.flush();
     if (main_) progress_->say(fmt::format("saved {} in {:.1f} s", folder, time.count()));
     saved_step_ = trainer_.steps_done();
   }

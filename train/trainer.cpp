@@ -361,6 +361,11 @@ EvalResult Trainer::evaluate() {
                          [this] { return stop_agreed(); });
 }
 
+RouterProbe Trainer::probe_router() {
+  phase("eval");
+  return train::probe_router(*model_, *data_.validation, device_);
+}
+
 const dist::ProcessGroup& Trainer::world() const {
   static const dist::ProcessGroup alone;
   return mesh_ ? mesh_->world() : alone;

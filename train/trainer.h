@@ -14,6 +14,7 @@
 #include "train/metrics.h"
 #include "train/open_data.h"
 #include "train/optimizer.h"
+#include "train/router_probe.h"
 #include "train/schedule.h"
 #include "train/step_dump.h"
 #include "train/step_report.h"
@@ -32,6 +33,8 @@ class Trainer {
   // The same on a batch of the caller's: train.batch rows or any multiple of train.micro_batch.
   StepResult step_on(const data::Batch& batch);
   EvalResult evaluate();
+  // What the routers give to some tokens of the validation set. Collective.
+  RouterProbe probe_router();
 
   // Whether any rank was asked to stop. Collective.
   bool stop_agreed() const;
