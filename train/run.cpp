@@ -127,8 +127,15 @@ class Run {
     metrics_->write(last_, result.step, result.tokens);
     progress_->eval(last_, result.step);
     write_file(config_.dir + "/eval.json",
-               eval_json(last_, result.step, result.tokens, result.dropped, result.imbalance));
+               eval_json(last_, result.step, result.tokens, result.dropped, result.imbalance,
+                         more_numbers()));
     return true;
+  }
+
+  std::map<std::string, double> more_numbers() const {
+    std::map<std::string, double> more;
+    if (config_.distill.schedule == "auto") more["distill_share"] = trainer_.distill_share();
+    return more;
   }
 
   void validate_at_end() {
