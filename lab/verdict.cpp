@@ -28,7 +28,7 @@ bool all_same(const std::vector<double>& numbers) {
 // Equal bits of a timing are one timing that was written down several times.
 std::vector<double> measured_once(const std::string& metric, std::vector<double> numbers) {
   if (metric.rfind("bench.", 0) == 0 && numbers.size() > 1 && all_same(numbers)) {
-    numbers.resize(1);
+    numbers.erase(numbers.begin() + 1, numbers.end());
   }
   return numbers;
 }
