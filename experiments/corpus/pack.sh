@@ -14,7 +14,7 @@ pack() { # OUT FILE...
   mkdir -p "$out"
   for file in "$@"; do
     [ -e "$out/$(basename "$file").xz" ] && continue
-    xz -9e -c "$file" >"$out/part" && mv "$out/part" "$out/$(basename "$file").xz"
+    xz -9 -c "$file" >"$out/part" && mv "$out/part" "$out/$(basename "$file").xz"
   done
 }
 
