@@ -149,6 +149,7 @@ class Checker {
          ": tokens_to_match is about the metric loss");
     check_metric(claim.metric, where + ", metric");
     check_scales(claim.scales, where);
+    words(claim.text, where, claim.scales);
     for (const std::string& scale : claim.scales) {
       const bool both = takes_part(arms_.at(claim.left)->scales, scale) &&
                         (alone || takes_part(arms_.at(claim.right)->scales, scale));
