@@ -116,12 +116,16 @@ Results read_results(const std::string& path) {
   return out;
 }
 
-void write_results(const std::string& path, const Results& results) {
+std::string results_text(const Results& results) {
   std::string out = "{\"runs\": [";
   for (size_t i = 0; i < results.runs.size(); ++i) {
     out += (i == 0 ? "\n  " : ",\n  ") + write_one(results.runs[i]);
   }
-  write_file(path, out + "\n]}\n", Exit::data);
+  return out + "\n]}\n";
+}
+
+void write_results(const std::string& path, const Results& results) {
+  write_file(path, results_text(results), Exit::data);
 }
 
 void add_result(Results& results, RunResult run) {

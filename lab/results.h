@@ -36,6 +36,7 @@ struct Results {
 // Empty where the file is missing. Throws Error(data) on one that does not fit.
 Results read_results(const std::string& path);
 // The same results give the same bytes.
+std::string results_text(const Results& results);
 void write_results(const std::string& path, const Results& results);
 // Adds a run, in the place of one with the same scale, arm and seed.
 void add_result(Results& results, RunResult run);
