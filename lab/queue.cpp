@@ -47,8 +47,9 @@ Queue::Queue(const std::vector<PlannedRun>& runs, bool keep_weights) : keep_weig
 void Queue::add(const PlannedRun& run) {
   const auto same = std::find_if(units_.begin(), units_.end(),
                                  [&](const Unit& unit) { return unit.run.folder == run.folder; });
-  Unit& unit = same == units_.end() ? units_.emplace_back() : *same;
-  if (same == units_.end()) unit.run = run;
+  const bool is_new = same == units_.end();
+  Unit& unit = is_new ? units_.emplace_back() : *same;
+  if (is_new) unit.run = run;
   if (!run.tasks.empty()) {
     if (!unit.tasks.empty() && (unit.tasks != run.tasks || unit.task_limit != run.task_limit)) {
       fail(Exit::config, "arm ", run.arm, " of ", run.experiment, " is the same run as arm ",
