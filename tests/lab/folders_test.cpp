@@ -138,7 +138,7 @@ TEST(Folders, ScalesKeepTheirPromises) {
   const Definition table5 = read_definition(kExperiments + "/table5_mos");
   for (const char* scale_name : {"cpu", "small", "paper"}) {
     const Scale scale = read_scale(table5.folder, scale_name);
-    ModelConfig teacher, student;
+    moe::ModelConfig teacher, student;
     for (const PlannedRun& run : plan_runs(table5, scale)) {
       if (run.arm == "pr_moe") teacher = run.config.model;
       if (run.arm == "student") student = run.config.model;
@@ -146,7 +146,7 @@ TEST(Folders, ScalesKeepTheirPromises) {
         EXPECT_GE(run.tokens, 100e6) << run.arm;
       }
     }
-    const ModelConfig cut = moe::student_config(teacher, student.layers);
+    const moe::ModelConfig cut = moe::student_config(teacher, student.layers);
     EXPECT_EQ(moe::expand_experts(cut.experts, cut.layers),
               moe::expand_experts(student.experts, student.layers))
         << scale_name;
