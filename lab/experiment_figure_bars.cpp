@@ -39,6 +39,7 @@ std::vector<Row> rows_of(const std::vector<ArmRuns>& arms, const std::string& me
       row.interval = interval_of(row.numbers);
       row.text = number_text(style, plain.mean);
     }
+    if (plain.n == 0) row.text = "no number";
     rows.push_back(std::move(row));
   }
   return rows;

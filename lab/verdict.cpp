@@ -27,7 +27,8 @@ bool all_same(const std::vector<double>& numbers) {
 
 // Equal bits of a timing are one timing that was written down several times.
 std::vector<double> measured_once(const std::string& metric, std::vector<double> numbers) {
-  if (metric.rfind("bench.", 0) == 0 && numbers.size() > 1 && all_same(numbers)) {
+  const bool timing = metric.rfind("bench.", 0) == 0 && !style_of(metric).exact;
+  if (timing && numbers.size() > 1 && all_same(numbers)) {
     numbers.erase(numbers.begin() + 1, numbers.end());
   }
   return numbers;
