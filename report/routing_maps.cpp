@@ -99,14 +99,15 @@ std::string draw_map(const HeatMap& map) {
   const auto column = std::clamp<int64_t>(420 / map.columns, 3, 40);
   size_t gutter = 1;  // letters of the longest row label
   for (const MapLabel& label : map.row_labels) gutter = std::max(gutter, label.text.size());
+  const std::string width = coordinate(0.48 * static_cast<double>(gutter + 1));  // rem
   const std::string size =
-      map.wide ? "" : fmt::format(";width:calc({}px + {}ch)", column * map.columns, gutter + 2);
+      map.wide ? "" : fmt::format(";width:calc({}px + {}rem)", column * map.columns, width);
   return fmt::format(
-      "<figure class=\"map{}\" style=\"--gutter:{}ch{}\">\n<figcaption>{}</figcaption>\n"
+      "<figure class=\"map{}\" style=\"--gutter:{}rem{}\">\n<figcaption>{}</figcaption>\n"
       "<div class=\"cells\"><div class=\"rows\">{}</div>"
       "<img src=\"{}\" alt=\"{}\" style=\"height:{}px\" data-rows=\"{}\" data-columns=\"{}\" "
       "data-values=\"{}\" data-unit=\"{}\"></div>\n<div class=\"columns\">{}</div>\n{}</figure>\n",
-      map.wide ? " wide" : "", gutter + 1, size, map.caption, labels_of(map.row_labels, "top"),
+      map.wide ? " wide" : "", width, size, map.caption, labels_of(map.row_labels, "top"),
       png_address(map.columns, map.rows, pixels, palette()), html_escape(map.alt), row * map.rows,
       names_of(map.row_names), names_of(map.column_names), values_of(map), html_escape(map.unit),
       labels_of(map.column_labels, "left"),
@@ -115,9 +116,9 @@ std::string draw_map(const HeatMap& map) {
 
 std::string map_legend(const std::string& low, const std::string& even, const std::string& high) {
   return fmt::format(
-      "<p class=\"legend\"><span>{}</span><i class=\"scale\"></i><span>{}</span></p>"
-      "<p class=\"legend-even\">{}</p>\n",
-      low, high, even);
+      "<div class=\"legend\"><i class=\"scale\"></i><span>{}</span><span>{}</span><span>{}</span>"
+      "</div>\n",
+      low, even, high);
 }
 
 std::vector<MapLabel> even_labels(const std::vector<std::string>& names, size_t most) {

@@ -157,7 +157,7 @@ std::string section(const std::string& id, const std::string& title, const std::
 // ---- Over time
 
 std::string load_maps(const Material& m) {
-  std::string out = map_legend("no tokens", "clear: an even share", "four times an even share");
+  std::string out = map_legend("a quarter or less", "an even share", "four times or more");
   for (size_t l = 0; l < m.blocks.size(); ++l) {
     const LoadOverTime load = load_over_time(m.records, l, kMostColumns);
     HeatMap map;
@@ -262,8 +262,7 @@ HeatMap map_of(const Counts& counts, const std::string& caption, const std::stri
 }
 
 std::string company(const Observation& seen) {
-  std::string out =
-      map_legend("a quarter of chance", "clear: as often as chance", "four times chance");
+  std::string out = map_legend("a quarter as often", "as chance has it", "four times as often");
   out += "<div class=\"maps\">\n";
   for (size_t l = 0; l < seen.layers.size(); ++l) {
     const LayerObservation& layer = seen.layers[l];
@@ -299,7 +298,7 @@ std::string company(const Observation& seen) {
 }
 
 std::string domains(const Observation& seen) {
-  std::string out = map_legend("no tokens", "clear: an even share", "four times an even share");
+  std::string out = map_legend("a quarter or less", "an even share", "four times or more");
   out += "<div class=\"maps\">\n";
   for (const LayerObservation& layer : seen.layers) {
     HeatMap map =
