@@ -44,8 +44,9 @@ uint8_t colour_of(double ratio) {
 // What a script shows when the mouse is over a cell: hundredths, and nothing for what is unknown.
 std::string values_of(const HeatMap& map) {
   std::string out;
-  for (const double ratio : map.ratio) {
-    if (!out.empty()) out += ',';
+  for (size_t i = 0; i < map.ratio.size(); ++i) {
+    if (i > 0) out += ',';
+    const double ratio = map.ratio[i];
     if (std::isfinite(ratio)) out += std::to_string(std::lround(100 * std::min(ratio, 99.0)));
   }
   return out;
@@ -95,8 +96,8 @@ std::string draw_map(const HeatMap& map) {
   if (map.rows * map.columns == 0) return "";
   std::vector<uint8_t> pixels;
   for (const double ratio : map.ratio) pixels.push_back(colour_of(ratio));
-  const auto row = std::clamp<int64_t>(240 / map.rows, 3, map.wide ? 22 : 28);
-  const auto column = std::clamp<int64_t>(420 / map.columns, 3, 40);
+  const auto row = std::clamp<int64_t>((map.wide ? 240 : 320) / map.rows, 3, map.wide ? 22 : 28);
+  const auto column = std::clamp<int64_t>(360 / map.columns, 3, 40);
   size_t gutter = 1;  // letters of the longest row label
   for (const MapLabel& label : map.row_labels) gutter = std::max(gutter, label.text.size());
   const std::string width = coordinate(0.48 * static_cast<double>(gutter + 1));  // rem

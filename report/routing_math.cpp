@@ -73,16 +73,35 @@ double shared_information(const Counts& counts) {
   return std::clamp(shared / mean, 0.0, 1.0);
 }
 
-std::vector<double> against_chance(const Counts& counts) {
+double chance_information(const Counts& counts) {
+  const std::vector<int64_t> rows = counts.row_sums(), columns = counts.column_sums();
+  const double mean = (entropy(rows) + entropy(columns)) / 2;
+  if (counts.total() == 0 || mean <= 0) return 0;
+  const auto used = [](const std::vector<int64_t>& sums) {
+    return static_cast<double>(sums.size()) -
+           static_cast<double>(std::count(sums.begin(), sums.end(), int64_t{0}));
+  };
+  const double nats =
+      (used(rows) - 1) * (used(columns) - 1) / (2 * static_cast<double>(counts.total()));
+  return std::min(1.0, nats / mean);
+}
+
+std::vector<double> against_chance(const Counts& counts, bool distinct) {
   const std::vector<int64_t> rows = counts.row_sums(), columns = counts.column_sums();
   const auto total = static_cast<double>(counts.total());
+  const auto chance = [&](int64_t r, int64_t c) {
+    if (total == 0 || (distinct && r == c)) return 0.0;
+    return static_cast<double>(rows[static_cast<size_t>(r)]) *
+           static_cast<double>(columns[static_cast<size_t>(c)]) / total;
+  };
+  double all = 0;
+  for (int64_t r = 0; r < counts.rows; ++r) {
+    for (int64_t c = 0; c < counts.columns; ++c) all += chance(r, c);
+  }
   std::vector<double> out;
   for (int64_t r = 0; r < counts.rows; ++r) {
     for (int64_t c = 0; c < counts.columns; ++c) {
-      const double expected = total > 0
-                                  ? static_cast<double>(rows[static_cast<size_t>(r)]) *
-                                        static_cast<double>(columns[static_cast<size_t>(c)]) / total
-                                  : 0;
+      const double expected = all > 0 ? chance(r, c) * total / all : 0;
       out.push_back((static_cast<double>(counts.at(r, c)) + 1) / (expected + 1));
     }
   }

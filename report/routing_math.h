@@ -29,12 +29,15 @@ double imbalance(const std::vector<int64_t>& load);
 double evenness(const std::vector<int64_t>& load);
 
 // Mutual information over the mean of the two entropies: 0 = the one says nothing about the other,
-// 1 = it says all. 0 where a choice has only one value. Few counts make it too large by about
-// (rows - 1) (columns - 1) / (2 total) nats before the division.
+// 1 = it says all. 0 where a choice has only one value.
 double shared_information(const Counts& counts);
+// What few counts pretend: about what shared_information finds where there is nothing to find,
+// (rows - 1) (columns - 1) / (2 total) nats over the same mean (Miller's bias of an entropy).
+double chance_information(const Counts& counts);
 // How often a row and a column meet over what chance would give, (n + 1) / (expected + 1): cells
 // that hardly any token can reach stay near 1.
-std::vector<double> against_chance(const Counts& counts);
+//   distinct  row and column are never the same: what chance has on the diagonal goes to the others
+std::vector<double> against_chance(const Counts& counts, bool distinct = false);
 // Share of a row's choices that a column gets, times the number of columns; NaN for an empty row.
 std::vector<double> against_even(const Counts& counts);
 

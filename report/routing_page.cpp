@@ -158,6 +158,7 @@ std::string section(const std::string& id, const std::string& title, const std::
 
 std::string load_maps(const Material& m) {
   std::string out = map_legend("a quarter or less", "an even share", "four times or more");
+  out += m.blocks.size() > 4 ? "<div class=\"times many\">\n" : "<div class=\"times\">\n";
   for (size_t l = 0; l < m.blocks.size(); ++l) {
     const LoadOverTime load = load_over_time(m.records, l, kMostColumns);
     HeatMap map;
@@ -185,7 +186,7 @@ std::string load_maps(const Material& m) {
     map.note = "tokens of training" + (unit.name.empty() ? "" : ", " + unit.name);
     out += draw_map(map);
   }
-  return out;
+  return out + "</div>\n";
 }
 
 template <class Value>
@@ -261,6 +262,11 @@ HeatMap map_of(const Counts& counts, const std::string& caption, const std::stri
   return map;
 }
 
+std::string information_note(const Counts& counts) {
+  return fmt::format("shared information {:.3f} of 1; chance alone gives {:.3f}",
+                     shared_information(counts), chance_information(counts));
+}
+
 std::string company(const Observation& seen) {
   std::string out = map_legend("a quarter as often", "as chance has it", "four times as often");
   out += "<div class=\"maps\">\n";
@@ -277,14 +283,14 @@ std::string company(const Observation& seen) {
       for (std::string& name : map.column_names)
         name = fmt::format("block {} expert {}", after, name);
       map.unit = "× chance";
-      map.note = fmt::format("shared information {:.3f} of 1", shared_information(layer.next));
+      map.note = information_note(layer.next);
       out += draw_map(map);
     }
     if (layer.together.rows > 0) {
       HeatMap map =
           map_of(layer.together, fmt::format("Block {}: chosen together", layer.block),
                  fmt::format("Which experts of block {} one token chooses together", layer.block));
-      map.ratio = against_chance(layer.together);
+      map.ratio = against_chance(layer.together, true);
       for (int64_t e = 0; e < layer.experts; ++e) {  // nobody is chosen twice
         map.ratio[static_cast<size_t>(e * layer.experts + e)] = std::nan("");
       }
@@ -310,8 +316,7 @@ std::string domains(const Observation& seen) {
     for (std::string& name : map.column_names) name = "expert " + name;
     map.ratio = against_even(layer.by_domain);
     map.unit = "× an even share of the domain";
-    map.note = fmt::format("normalised mutual information {:.3f} of 1",
-                           shared_information(layer.by_domain));
+    map.note = information_note(layer.by_domain);
     out += draw_map(map);
   }
   return out + "</div>\n";

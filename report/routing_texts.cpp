@@ -104,7 +104,10 @@ std::string draw_texts(const Observation& seen) {
   out +=
       "<p class=\"note\">The experts of the chosen block and the tokens each reads more often "
       "than the others do. Point at a token to see its experts; choose an expert to see only its "
-      "tokens.</p>\n<div class=\"readers\">\n";
+      "tokens.";
+  const bool several = !seen.layers.empty() && seen.layers[0].together.rows > 0;
+  if (several) out += " Colours and lists are of a token's first choice.";
+  out += "</p>\n<div class=\"readers\">\n";
   for (size_t l = 0; l < seen.layers.size(); ++l) {
     out += fmt::format("<div class=\"of{} list\">\n", l);
     for (int64_t e = 0; e < seen.layers[l].experts; ++e) {

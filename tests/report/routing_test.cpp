@@ -167,6 +167,13 @@ TEST(RoutingMath, KnownCases) {
 
   EXPECT_NEAR(report::against_chance(bound)[0], 51.0 / 26, 1e-12);
   EXPECT_NEAR(report::against_chance(bound)[1], 1.0 / 26, 1e-12);
+  // Pairs of different experts, all equally often: nothing but chance.
+  const Counts pairs = counts_of(3, 3, {0, 10, 10, 10, 0, 10, 10, 10, 0});
+  const std::vector<double> met = report::against_chance(pairs, true);
+  for (const size_t i : {1, 2, 3, 5, 6, 7}) EXPECT_NEAR(met[i], 1, 1e-12);
+  // (2 - 1) (2 - 1) / (2 * 100) nats over ln 2.
+  EXPECT_NEAR(report::chance_information(free), 0.005 / std::log(2.0), 1e-12);
+
   const std::vector<double> even = report::against_even(counts_of(2, 2, {3, 1, 0, 0}));
   EXPECT_NEAR(even[0], 1.5, 1e-12);
   EXPECT_NEAR(even[1], 0.5, 1e-12);
@@ -193,6 +200,14 @@ TEST(RoutingMath, LoadOverTimeIsResampledByTokens) {
 }
 
 // ---- Pictures and text
+
+TEST(RoutingPage, MapsSayNothingOfUnknownCells) {
+  report::HeatMap map;
+  map.rows = map.columns = 2;
+  map.ratio = {std::nan(""), 1.5, 0.25, std::nan("")};
+  const std::string html = report::draw_map(map);
+  EXPECT_NE(html.find("data-values=\",150,25,\""), std::string::npos) << html;
+}
 
 TEST(RoutingPage, PngHoldsItsPixels) {
   EXPECT_EQ(report::base64("Man"), "TWFu");
