@@ -30,7 +30,7 @@ void print_verdicts(const lab::Experiment& experiment) {
   for (const std::string& scale : lab::shown_scales(experiment)) {
     for (const lab::JudgedClaim& judged : lab::judge_all(experiment, scale)) {
       std::printf("  %s: %-13s %s\n    %s\n", scale.c_str(),
-                  lab::outcome_text(judged.verdict.outcome).c_str(), judged.text.c_str(),
+                  lab::outcome_text(judged.verdict).c_str(), judged.text.c_str(),
                   judged.numbers.c_str());
     }
   }
