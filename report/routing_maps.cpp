@@ -102,7 +102,7 @@ std::string draw_map(const HeatMap& map) {
   for (const MapLabel& label : map.row_labels) gutter = std::max(gutter, label.text.size());
   const std::string width = coordinate(0.48 * static_cast<double>(gutter + 1));  // rem
   const std::string size =
-      map.wide ? "" : fmt::format(";width:calc({}px + {}rem)", column * map.columns, width);
+      map.wide ? "" : fmt::format(";--width:calc({}px + {}rem)", column * map.columns, width);
   return fmt::format(
       "<figure class=\"map{}\" style=\"--gutter:{}rem{}\">\n<figcaption>{}</figcaption>\n"
       "<div class=\"cells\"><div class=\"rows\">{}</div>"

@@ -263,8 +263,10 @@ HeatMap map_of(const Counts& counts, const std::string& caption, const std::stri
 }
 
 std::string information_note(const Counts& counts) {
-  return fmt::format("shared information {:.3f} of 1; chance alone gives {:.3f}",
-                     shared_information(counts), chance_information(counts));
+  const double chance = chance_information(counts);
+  return fmt::format("shared information {:.3f} of 1; chance alone gives {}",
+                     shared_information(counts),
+                     chance < 0.001 ? "less than 0.001" : fmt::format("{:.3f}", chance));
 }
 
 std::string company(const Observation& seen) {

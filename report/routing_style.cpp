@@ -44,10 +44,11 @@ white-space:nowrap}
 background:var(--paper)}
 .columns{position:relative;height:1.2rem;margin-left:var(--gutter)}
 .columns span{top:.3rem;transform:translateX(-50%)}
-.map .note{margin-left:var(--gutter)}.map.wide .note{text-align:right;margin-top:0;max-width:none}
+.map.wide .note{text-align:right;margin-top:0;max-width:none}
 .map.wide .columns span:first-child{transform:none}
 .many{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:0 2.5rem}
-.maps{display:flex;flex-wrap:wrap;gap:0 2.5rem}.maps .map{max-width:100%}
+.maps{display:flex;flex-wrap:wrap;gap:0 2.5rem}.maps .map{width:max(var(--width),17rem);max-width:100%}
+.maps .cells{max-width:var(--width)}.maps .columns{max-width:calc(var(--width) - var(--gutter))}
 .keys{display:flex;flex-wrap:wrap;gap:.3rem 1.1rem;margin:0 0 1rem;font-size:.9rem}
 .keys i{display:inline-block;width:1.3em;height:3px;background:var(--c);vertical-align:.25em;
 margin-right:.4em}
