@@ -41,7 +41,7 @@ std::vector<Point> points_of(const std::vector<ArmRuns>& arms) {
     if (losses.empty() || size.empty() || !(size[0] > 0)) continue;
     Point point{&arm, size[0], active.empty() ? 0 : active[0], interval_of(losses).mean, 0, 0, {}};
     point.low = point.high = point.loss;
-    const std::vector<double> gaps = gaps_to(arms.front(), arm, "loss");
+    const std::vector<double> gaps = gaps_to(first_with(arms, "loss"), arm, "loss");
     const Interval gap = interval_of(gaps);
     if (gap.n > 1 && gap.sd > 0) {
       point.low -= gap.half();
@@ -206,8 +206,8 @@ std::string draw_loss_by_parameters(const std::vector<ArmRuns>& arms, const std:
   const report::TextStyle quiet = {report::kTickSize, Anchor::start, false, report::kQuiet};
   if (std::any_of(points.begin(), points.end(), has_whisker)) {
     svg.text(kLeft, 44,
-             "whiskers: 95 % interval of the gap to " + printable(arms.front().label, 60) +
-                 ", seed by seed (small dots)",
+             "whiskers: 95 % interval of the gap to " +
+                 printable(first_with(arms, "loss").label, 60) + ", seed by seed (small dots)",
              quiet);
   }
   svg.text(kLeft, 61, "dotted line: same parameters active per token", quiet);

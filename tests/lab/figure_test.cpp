@@ -115,6 +115,17 @@ TEST(Figure, AnArmWithoutItsNumberIsSaidToHaveNone) {
   EXPECT_NE(draw_figure(e, "cpu").find("no number"), std::string::npos);
 }
 
+TEST(Figure, GapsAreToTheFirstArmThatHasTheNumber) {
+  Experiment e = made_up_experiment(pyramid_arms());
+  for (RunResult& run : e.results.runs) {
+    if (run.arm == "moe_small") run.metrics.erase("loss");
+  }
+  e.definition.figure = "bars:loss";
+  const std::string svg = draw_figure(e, "cpu");
+  EXPECT_NE(svg.find("minus that of MoE-16"), std::string::npos);
+  EXPECT_NE(svg.find("no number"), std::string::npos);
+}
+
 // The gap between two arms is in the lower panel, to the digit.
 TEST(Figure, TheDifferenceIsPairedBySeed) {
   Experiment e = made_up_experiment({{"a", "first", 0}, {"b", "second", 0}}, 2);
