@@ -83,7 +83,9 @@ footer{margin-top:3rem;padding-top:1.5rem;border-top:1px solid var(--line);font-
 footer h2{font-size:1rem}footer p{max-width:80ch;margin:.4em 0}
 #tip{position:fixed;z-index:9;pointer-events:none;background:var(--ink);color:var(--paper);
 font-size:.8rem;line-height:1.35;padding:.3rem .55rem;border-radius:5px;display:none;max-width:60vw}
-@media print{body{font-size:10.5pt}main{max-width:none;padding:0}section{margin-top:1.2rem}
+@media print{body{font-size:10.5pt}.charts{grid-template-columns:1fr 1fr}
+h2,.lede,.legend,.keys{break-after:avoid}
+main{max-width:none;padding:0}section{margin-top:1.2rem}
 .text,.reader,.scale,.tile,.keys i,.reader code,.text i{print-color-adjust:exact;
 -webkit-print-color-adjust:exact}article{break-inside:avoid}}
 )css";
