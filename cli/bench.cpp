@@ -27,7 +27,7 @@ struct Options {
   std::vector<std::string> overrides;
   std::string device = "auto";
   int64_t steps = 10, warmup = 2;
-  bool json = false, trace = false;
+  bool json = false, trace = false, no_limits = false;
   // decode
   int64_t batch = 1, context = 0;
 };
@@ -82,7 +82,6 @@ void bench_train(const Options& options) {
   const int64_t resident = bench::peak_resident_bytes(), peak = device_peak_bytes(device);
   set_tracing(false);
   trainer.reset();
-  const bench::Limits limits = bench::measure_limits(dtype, device);  // needs memory of its own
   const double middle = bench::median(seconds);
   const moe::ModelCost cost = moe::model_cost(config.model, dtype);
   const auto tokens = static_cast<double>(last.step_tokens);
@@ -92,13 +91,16 @@ void bench_train(const Options& options) {
   row["tokens_per_s"] = tokens / middle;
   row["step_ms"] = middle * 1e3;
   row["median_ms"] = middle * 1e3;
-  row["limit_ms"] = gemm_rate / limits.gemm_flops * middle * 1e3;
   row["device"] = to_string(device);
   row["peak_bytes"] = peak;
   row["peak_resident_bytes"] = resident;
   row["gemm_gflops"] = gemm_rate * 1e-9;
-  row["limit_gemm_gflops"] = limits.gemm_flops * 1e-9;
-  row["share"] = gemm_rate / limits.gemm_flops;
+  if (!options.no_limits) {
+    const bench::Limits limits = bench::measure_limits(dtype, device);  // needs memory of its own
+    row["limit_ms"] = gemm_rate / limits.gemm_flops * middle * 1e3;
+    row["limit_gemm_gflops"] = limits.gemm_flops * 1e-9;
+    row["share"] = gemm_rate / limits.gemm_flops;
+  }
   row["loss"] = last.loss;
   row["threads"] = num_threads();
   row["steps"] = options.steps;
@@ -172,6 +174,8 @@ void add_bench(CLI::App& app) {
   train->add_option("overrides", train_options->overrides, "settings as key=value");
   train->add_option("--device", train_options->device, "cpu, cuda or auto");
   common(train, train_options);
+  train->add_flag("--no-limits", train_options->no_limits,
+                  "without the machine's limits, which take seconds to measure");
   train->callback([train_options] { bench_train(*train_options); });
 
   bench::add_layer_bench(*command);

@@ -99,7 +99,7 @@ Stage Queue::stage_of(const Unit& unit) {
   return unit.tasks_done ? Stage::done : Stage::tasks;
 }
 
-std::optional<size_t> Queue::next() const {
+std::optional<size_t> Queue::next(double most_flops) const {
   std::optional<size_t> best;
   const auto key = [&](size_t i) {
     const Unit& unit = units_[i];
@@ -110,6 +110,7 @@ std::optional<size_t> Queue::next() const {
     const Unit& unit = units_[i];
     if (unit.running || unit.failed || !unit.blocked_by.empty()) continue;
     if (stage_of(unit) == Stage::done) continue;
+    if (stage_of(unit) == Stage::train && unit.run.flops > most_flops) continue;
     const bool ready = std::all_of(unit.needs.begin(), unit.needs.end(),
                                    [&](size_t need) { return units_[need].trained; });
     if (ready && (!best || key(i) < key(*best))) best = i;

@@ -7,6 +7,7 @@
 
 #include "lab/child.h"
 #include "lab/collect.h"
+#include "lab/places.h"
 #include "lab/prepare.h"
 #include "lab/queue.h"
 #include "tests/lab/tiny_experiment.h"
@@ -185,6 +186,33 @@ TEST_F(Runner, CollectsWhatWasFinishedBefore) {
   ASSERT_EQ(run(runs), 0);
   EXPECT_TRUE(path_exists(runs[0].folder + "/result.json"));
   EXPECT_EQ(file_bytes(runs[0].folder + "/log.txt"), log);
+}
+
+// With little time left only what fits is started; the next call does the rest.
+TEST_F(Runner, EndsInTimeAndGoesOn) {
+  const std::vector<PlannedRun> runs = plan({.seeds = 1, .length = 400});
+  lab::RunnerOptions options;
+  options.program = kProgram;
+  options.jobs = 1;
+  options.minutes = 0.2 / 60;
+  EXPECT_THROW(lab::run_planned(runs, options), Error);
+  EXPECT_FALSE(path_exists(runs[1].folder + "/result.json"));
+  EXPECT_FALSE(path_exists(runs[0].folder)) << "there was no time to start it";
+}
+
+TEST_F(Runner, AsksForWeightsOnlyWhereTheyAreWorthIt) {
+  PlannedRun one = plan({.seeds = 1})[0];
+  make_folders(one.folder);
+  const auto save_every = [&](bool weights) {
+    const std::string file = lab::write_request(one, weights);
+    return train::parse_run_config(read_file(file), file).train.save_every;
+  };
+  EXPECT_EQ(save_every(false), -1);
+  EXPECT_EQ(save_every(true), 0);
+  one.flops = 1e13;  // long and small: saves on its way
+  EXPECT_EQ(save_every(false), one.config.train.steps / 4 + 1);
+  one.cost.bytes_training = int64_t{7} << 30;  // long and large: does not
+  EXPECT_EQ(save_every(false), -1);
 }
 
 TEST_F(Runner, LongTrainingsComeFirstSeedBySeed) {
