@@ -25,6 +25,7 @@ struct Material {
   std::vector<train::RoutingRecord> records;
   std::optional<Observation> seen;
   std::vector<std::string> missing;  // sentences
+  Sharers who = Sharers::all;
 };
 
 int64_t experts_of(const Material& m, size_t layer) {
@@ -59,6 +60,7 @@ Material gather(const std::string& folder, const RoutingOptions& options) {
          " is a dense model (moe.experts = ", quoted(m.run.config.model.experts),
          "), so nothing is routed; name a run with experts");
   }
+  if (m.run.config.model.budget > 0) m.who = Sharers::busy;
   const int64_t steps = m.run.config.train.steps;
   if (m.run.step < steps) {
     m.missing.push_back(
@@ -102,7 +104,7 @@ std::string tiles(const Material& m) {
     const train::RoutingRecord& last = m.records.back();
     double busiest = 0, kept = 0, choices = 0;
     for (size_t l = 0; l < last.load.size(); ++l) {
-      busiest += imbalance(last.load[l]) / static_cast<double>(last.load.size());
+      busiest += imbalance(last.load[l], m.who) / static_cast<double>(last.load.size());
       kept += static_cast<double>(last.kept[l]);
       for (const int64_t n : last.load[l]) choices += static_cast<double>(n);
     }
@@ -159,8 +161,14 @@ std::string section(const std::string& id, const std::string& title, const std::
 std::string load_maps(const Material& m) {
   std::string out = map_legend("a quarter or less", "an even share", "four times or more");
   out += m.blocks.size() > 4 ? "<div class=\"times many\">\n" : "<div class=\"times\">\n";
+  if (m.who == Sharers::busy) {
+    out +=
+        "<p class=\"note\">Experts come and go in this run (<code>moe.budget</code>): an even "
+        "share "
+        "is of those that had tokens, and a place without an expert is blue.</p>\n";
+  }
   for (size_t l = 0; l < m.blocks.size(); ++l) {
-    const LoadOverTime load = load_over_time(m.records, l, kMostColumns);
+    const LoadOverTime load = load_over_time(m.records, l, kMostColumns, m.who);
     HeatMap map;
     map.caption = fmt::format("Block {} <small>{} experts</small>", m.blocks[l], load.experts);
     map.alt =
@@ -220,15 +228,19 @@ std::string curves(const Material& m) {
     dropped.lines.clear();
     dropped.nothing = "Nothing is ever dropped here: <code>moe.capacity_factor</code> is 0.";
   }
-  LineChart busiest = chart_of(
-      m, "Busiest expert", "Its load over an even share: 1 is perfect balance.",
-      [](const Record& r, size_t l) -> std::optional<double> { return imbalance(r.load[l]); });
+  LineChart busiest =
+      chart_of(m, "Busiest expert", "Its load over an even share: 1 is perfect balance.",
+               [&](const Record& r, size_t l) -> std::optional<double> {
+                 return imbalance(r.load[l], m.who);
+               });
   busiest.low = 1;
   busiest.high = 1.5;
-  LineChart even = chart_of(
-      m, "Evenness of the load",
-      "Entropy of the loads: 1 = all experts equally busy, 0 = one does it all.",
-      [](const Record& r, size_t l) -> std::optional<double> { return evenness(r.load[l]); });
+  LineChart even =
+      chart_of(m, "Evenness of the load",
+               "Entropy of the loads: 1 = all experts equally busy, 0 = one does it all.",
+               [&](const Record& r, size_t l) -> std::optional<double> {
+                 return evenness(r.load[l], m.who);
+               });
   even.low = 0.9;
   LineChart sure = chart_of(
       m, "Router entropy",
@@ -305,7 +317,7 @@ std::string company(const Observation& seen) {
   return out + "</div>\n";
 }
 
-std::string domains(const Observation& seen) {
+std::string domains(const Observation& seen, Sharers who) {
   std::string out = map_legend("a quarter or less", "an even share", "four times or more");
   out += "<div class=\"maps\">\n";
   for (const LayerObservation& layer : seen.layers) {
@@ -316,7 +328,7 @@ std::string domains(const Observation& seen) {
     map.row_names = seen.domains;
     map.row_labels = even_labels(seen.domains, 40);
     for (std::string& name : map.column_names) name = "expert " + name;
-    map.ratio = against_even(layer.by_domain);
+    map.ratio = against_even(layer.by_domain, who);
     map.unit = "× an even share of the domain";
     map.note = information_note(layer.by_domain);
     out += draw_map(map);
@@ -366,7 +378,7 @@ std::string routing_page(const std::string& run, const RoutingOptions& options) 
     body +=
         section("domains", "Who serves which domain",
                 "Each row shows how the tokens of one kind of text are spread over the experts.",
-                domains(*m.seen));
+                domains(*m.seen, m.who));
     body += section("texts", "Text by expert",
                     "Validation text in the colours of the experts that read it; the stronger the "
                     "colour, the surer the router was.",

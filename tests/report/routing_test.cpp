@@ -158,6 +158,8 @@ TEST(RoutingMath, KnownCases) {
   EXPECT_NEAR(report::evenness({5, 5, 5, 5}), 1, 1e-12);
   EXPECT_NEAR(report::evenness({8, 8, 0, 0}), 0.5, 1e-12);
   EXPECT_EQ(report::evenness({9, 0, 0}), 0);
+  EXPECT_NEAR(report::evenness({8, 8, 0, 0}, report::Sharers::busy), 1, 1e-12);
+  EXPECT_NEAR(report::imbalance({30, 10, 0, 0}, report::Sharers::busy), 1.5, 1e-12);
 
   const Counts bound = counts_of(2, 2, {50, 0, 0, 50}), free = counts_of(2, 2, {25, 25, 25, 25});
   EXPECT_NEAR(report::shared_information(bound), 1, 1e-12);
