@@ -382,6 +382,8 @@ TEST_F(TrainedRun, PageSaysWhatIsMissing) {
   const std::string bare = report::routing_page(copy);
   EXPECT_NE(bare.find("There is no checkpoint"), std::string::npos);
   EXPECT_NE(bare.find("at step 25 of 99"), std::string::npos);
+  EXPECT_NE(bare.find("id=\"domains\""), std::string::npos);  // eval.json still has them
+  EXPECT_EQ(bare.find("id=\"texts\""), std::string::npos);
 }
 
 TEST_F(TrainedRun, PageRefusesWhatIsNoRunWithExperts) {
