@@ -72,6 +72,7 @@ void check_training(const RunConfig& c, ConfigProblems& problems) {
     problems.add(key, "has no effect unless distill.schedule = \"auto\"");
   };
   needs_auto("distill.check_every", c.distill.check_every != plain.check_every);
+  needs_auto("distill.check_batches", c.distill.check_batches != plain.check_batches);
   needs_auto("distill.window", c.distill.window != plain.window);
   needs_auto("distill.threshold", c.distill.threshold != plain.threshold);
   if (c.distill.teacher.empty()) {
