@@ -48,6 +48,7 @@ Json as_json(const moe::ModelCost& cost) {
   for (const moe::LayerCost& layer : cost.layers) {
     out["layers"].push_back({{"kind", moe::kind_name(layer.plan.kind)},
                              {"experts", layer.plan.experts},
+                             {"live", layer.plan.live},
                              {"top_k", layer.plan.top_k},
                              {"degree", layer.plan.degree},
                              {"params", layer.params},
@@ -57,6 +58,12 @@ Json as_json(const moe::ModelCost& cost) {
   return out;
 }
 
+// Slots that begin with an expert, where not all do (moe.budget): "8 of 24".
+std::string experts_of(const moe::LayerPlan& plan) {
+  if (plan.live == plan.experts) return cat(plan.experts);
+  return cat(plan.live, " of ", plan.experts);
+}
+
 // Equal neighbours share a row: "0, 2, … 18".
 void print_layers(const moe::ModelCost& cost) {
   fmt::print("{:<10} {:<13} {:>8} {:>6} {:>7} {:>12} {:>12} {:>12}\n", "layer", "kind", "experts",
@@ -64,7 +71,7 @@ void print_layers(const moe::ModelCost& cost) {
   for (size_t i = 0; i < cost.layers.size(); ++i) {
     const moe::LayerCost& layer = cost.layers[i];
     fmt::print("{:<10} {:<13} {:>8} {:>6} {:>7} {:>12} {:>12} {:>12}\n", i,
-               moe::kind_name(layer.plan.kind), layer.plan.experts, layer.plan.top_k,
+               moe::kind_name(layer.plan.kind), experts_of(layer.plan), layer.plan.top_k,
                layer.plan.degree, count_of(layer.params), count_of(layer.params_active),
                amount_of(layer.flops_per_token, ""));
   }
