@@ -55,13 +55,15 @@ TEST(LayoutFreeCheckpoint, SavedOnAnyLoadedOnAnyOther) {
                             {"copies, zero 1", 1, 1, "1"},
                             {"tensor, zero 2", std::min(2, p), 2, "auto"},
                             {"all tensor", std::min(4, p), 0, "auto"}};
-  for (const char* dtype : {"f32", "bf16"}) {
+  for (const auto& [dtype, states] :
+       {std::pair{"f32", "f32"}, std::pair{"bf16", "f32"}, std::pair{"bf16", "bf16"}}) {
     const SharedFolder folder;
     test::Bits saved;
     int64_t step = 0;
     for (const Layout& layout : layouts) {
       train::RunConfig config = test::family_config("pr_moe", "");
       config.train.dtype = dtype;
+      config.train.states = states;
       config.dir = folder.path();
       config.parallel.tensor = layout.tensor;
       config.parallel.zero = layout.zero;
@@ -74,7 +76,7 @@ TEST(LayoutFreeCheckpoint, SavedOnAnyLoadedOnAnyOther) {
         ASSERT_EQ(trainer.steps_done(), step);
         const test::Bits loaded = whole_state(trainer);
         if (world().rank() == 0) {
-          SCOPED_TRACE(cat(layout.name, ", ", dtype));
+          SCOPED_TRACE(cat(layout.name, ", ", dtype, ", states in ", states));
           test::expect_equal_bits(saved, loaded);
         }
       }
@@ -89,6 +91,7 @@ TEST(LayoutFreeCheckpoint, SavedOnAnyLoadedOnAnyOther) {
     // One rank alone reads it too.
     train::RunConfig config = test::family_config("pr_moe", "");
     config.train.dtype = dtype;
+    config.train.states = states;
     config.dir = folder.path();
     train::Trainer alone(config, kCpu);
     alone.resume(nn::Checkpoint::newest(config.dir));
