@@ -12,6 +12,7 @@ void add_tokenize(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_report(CLI::App& app);
+void add_experiment(CLI::App& app);
 void add_import(CLI::App& app);
 void add_export(CLI::App& app);
 

@@ -9,6 +9,7 @@
 #include "core/file.h"
 #include "infer/eval_report.h"
 #include "infer/evaluate.h"
+#include "infer/quantize.h"
 #include "infer/run.h"
 #include "train/evaluate.h"
 #include "train/open_data.h"
@@ -20,6 +21,7 @@ struct Options {
   std::string run, tasks, data, dtype, device = "cpu", output_path;
   infer::EvalOptions eval;
   bool json = false, loss = false;
+  int64_t expert_bits = 0;  // 0 = as trained
   std::vector<std::string> sources;
 };
 
@@ -52,10 +54,17 @@ void warn(const std::vector<infer::TaskResult>& results) {
   }
 }
 
+std::map<std::string, double> as_numbers(const infer::StorageBytes& bytes) {
+  return {{"expert_bits", static_cast<double>(bytes.expert_bits)},
+          {"expert_bytes", static_cast<double>(bytes.expert_bytes)},
+          {"total_bytes", static_cast<double>(bytes.total_bytes)}};
+}
+
 // Loss and perplexity over the whole validation part of every domain of the run, or of --source.
 void loss_command(const Options& options) {
   infer::LoadedRun run =
       infer::load_run(options.run, infer::parse_dtype(options.dtype), parse_device(options.device));
+  const infer::StorageBytes bytes = infer::quantize_experts(run, options.expert_bits);
   const nn::Checkpoint checkpoint = nn::Checkpoint::find(run.checkpoint);
   train::RunConfig config = train::parse_run_config(checkpoint.config(), run.checkpoint);
   config.train.eval_sequences = options.eval.limit;
@@ -69,7 +78,7 @@ void loss_command(const Options& options) {
   const train::EvalResult result =
       train::evaluate(*run.model, *data.validation, data.corpus->names(), run.device);
   if (options.json) {
-    std::cout << train::eval_json(result, run.step, 0, 0, 0);
+    std::cout << train::eval_json(result, run.step, 0, 0, 0, as_numbers(bytes));
     return;
   }
   std::printf("%-24s %12s %12s %12s\n", "domain", "tokens", "loss", "perplexity");
@@ -79,10 +88,16 @@ void loss_command(const Options& options) {
   };
   for (const auto& [name, domain] : result.domains) row(name, domain.tokens, domain.loss);
   if (result.domains.size() > 1) row("all", result.tokens, result.loss);
+  if (options.expert_bits == 0) return;
+  std::printf("experts in %lld bits: %lld bytes, of the model's %lld\n",
+              static_cast<long long>(bytes.expert_bits), static_cast<long long>(bytes.expert_bytes),
+              static_cast<long long>(bytes.total_bytes));
 }
 
 void eval_command(const Options& options) {
-  if (options.loss) return loss_command(options);
+  // Of what is asked for without a task, the loss is all there is to say.
+  const bool about_loss = options.tasks.empty() && (options.json || options.expert_bits > 0);
+  if (options.loss || about_loss) return loss_command(options);
   if (options.tasks.empty()) {
     fail(Exit::config, "eval: expected --tasks NAME,... or --loss; pyramoe eval --help lists them");
   }
@@ -96,6 +111,7 @@ void eval_command(const Options& options) {
   for (const infer::Task* task : tasks) infer::load_task(*task, options.data);
   infer::LoadedRun run =
       infer::load_run(options.run, infer::parse_dtype(options.dtype), parse_device(options.device));
+  const infer::StorageBytes bytes = infer::quantize_experts(run, options.expert_bits);
   if (!run.has_tokenizer) {
     std::fprintf(stderr, "%s has no tokenizer (it trained on generated tokens): text is bytes\n",
                  run.folder.c_str());
@@ -103,7 +119,8 @@ void eval_command(const Options& options) {
   const std::vector<infer::TaskResult> results =
       infer::evaluate_tasks(run, tasks, options.data, options.eval, show_progress);
   warn(results);
-  const Json json = infer::results_json(results, run, options.eval);
+  Json json = infer::results_json(results, run, options.eval);
+  for (const auto& [name, value] : as_numbers(bytes)) json[name] = value;
   if (!options.output_path.empty()) write_output(options, json, results);
   if (options.json) {
     std::cout << dump_json(json, 2) << "\n";
@@ -148,6 +165,8 @@ void add_eval(CLI::App& app) {
                     "every question with its scores, into --output-path");
   command->add_option("--dtype", o.dtype, "f32, bf16 or f64; default: as the model was trained");
   command->add_option("--device", o.device, "cpu or cuda")->capture_default_str();
+  command->add_option("--expert-bits", o.expert_bits,
+                      "round expert weights to 8 or 4 bits first (in effect, not in memory)");
   command->add_flag("--json", o.json, "print one JSON object instead of a table");
   command->footer(
       "Prompts and counting are lm-eval's (docs/eval.md); token dropping is off.\n\n"

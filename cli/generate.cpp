@@ -8,6 +8,7 @@
 #include "core/file.h"
 #include "core/json.h"
 #include "infer/generate.h"
+#include "infer/quantize.h"
 #include "infer/run.h"
 #include "infer/show_experts.h"
 #include "moe/layer_plan.h"
@@ -20,7 +21,7 @@ struct Options {
   std::string show_experts;  // a block, or empty for the last one with experts
   bool with_experts = false;
   infer::GenerateOptions generate;
-  int64_t samples = 1;
+  int64_t samples = 1, expert_bits = 0;
   bool no_stream = false, json = false, ignore_end_of_text = false;
 };
 
@@ -59,6 +60,7 @@ class Command {
         generate_(options.generate),
         run_(infer::load_run(options.run, infer::parse_dtype(options.dtype),
                              parse_device(options.device))) {
+    infer::quantize_experts(run_, options.expert_bits);
     generate_.stop_at_end_of_text = !options.ignore_end_of_text;
     if (options.with_experts) {
       generate_.expert_layer = infer::expert_layer(run_.config, parse_layer(options.show_experts));
@@ -154,6 +156,8 @@ void add_options(CLI::App& command, Options& o) {
                   "colour every token by its expert in this block (default: the last with experts)")
       ->expected(0, 1);
   command.add_option("--dtype", o.dtype, "f32, bf16 or f64; default: as the model was trained");
+  command.add_option("--expert-bits", o.expert_bits,
+                     "round expert weights to 8 or 4 bits first (in effect, not in memory)");
   command.add_option("--device", o.device, "cpu or cuda")->capture_default_str();
   command.add_flag("--no-stream", o.no_stream, "print each text when it is finished");
   command.add_flag("--json", o.json, "one JSON line a sample: text, tokens, finish, experts");

@@ -29,6 +29,7 @@ int run(int argc, char** argv) {
   pyramoe::add_bench(app);
   pyramoe::add_inspect(app);
   pyramoe::add_report(app);
+  pyramoe::add_experiment(app);
   pyramoe::add_import(app);
   pyramoe::add_export(app);
   const auto is_first = [&](const CLI::App* sub) { return sub->check_name(argv[1]); };

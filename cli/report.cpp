@@ -1,10 +1,12 @@
-// pyramoe report: run folders in, a table and a picture out.
+// pyramoe report: run folders in, a table and a picture out; or experiments in, their verdicts out.
 #include "core/file.h"
 
 #include <cstdio>
 
 #include "cli/commands.h"
+#include "cli/report_experiments.h"
 #include "report/picture.h"
+#include "report/routing.h"
 #include "report/table.h"
 
 namespace pyramoe {
@@ -14,10 +16,32 @@ struct Options {
   std::vector<std::string> folders;
   std::string svg;
   std::string x = "linear";
+  std::string out;  // of --routing
+  int64_t tokens = report::RoutingOptions().tokens;
+  bool routing = false;
   bool markdown = false, json = false, no_svg = false;
+  ExperimentReportOptions experiments;
 };
 
-void report_command(const Options& options) {
+void routing_command(const Options& options) {
+  if (options.folders.size() != 1) {
+    fail(Exit::config, "report --routing: a page is of one run, got ", options.folders.size());
+  }
+  const std::string out = options.out.empty() ? options.folders[0] + "/routing.html" : options.out;
+  const std::string page = report::routing_page(options.folders[0], {options.tokens});
+  make_folders(parent_folder(out), Exit::data);
+  write_file(out, page, Exit::data);
+  std::printf("page: %s\n", out.c_str());
+}
+
+void report_command(Options& options) {
+  if (options.routing) return routing_command(options);
+  if (are_experiments(options.folders)) {
+    options.experiments.folders = options.folders;
+    options.experiments.markdown = options.markdown;
+    options.experiments.out = options.out;
+    return report_experiments(options.experiments);
+  }
   std::vector<report::RunReport> runs;
   for (const std::string& folder : options.folders) runs.push_back(report::read_run(folder));
   report::tell_apart(runs);
@@ -48,7 +72,9 @@ void add_report(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command =
       app.add_subcommand("report", "Compare runs: a table, loss curves, experts by domain");
-  command->add_option("runs", options->folders, "run folders, as pyramoe train makes them")
+  command
+      ->add_option("runs", options->folders,
+                   "run folders, as pyramoe train makes them; or experiments")
       ->required();
   command->add_option("--svg", options->svg, "where the picture goes (default: RUN/report.svg)");
   command->add_option("--x", options->x, "axis of tokens: linear or log")
@@ -59,9 +85,27 @@ void add_report(CLI::App& app) {
   command->add_flag("--json", options->json, "all numbers, unrounded, as one JSON object")
       ->excludes(markdown);
   command->add_flag("--no-svg", options->no_svg, "only the table");
+  command->add_flag("--routing", options->routing,
+                    "a page about one run: which experts read what, over time and by token");
+  command->add_option("--out", options->out,
+                      "where that page goes (default: RUN/routing.html); of experiments: OUT/NAME");
+  command
+      ->add_option("--tokens", options->tokens,
+                   "tokens of each domain's validation part that the page looks at")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--runs", options->experiments.runs, "experiments: where their runs lie")
+      ->capture_default_str();
+  command->add_option("--long", options->experiments.length,
+                      "experiments: of runs that were made with --long FACTOR");
+  command->add_flag("--check", options->experiments.check,
+                    "experiments: write nothing, exit 1 if a file is not what results.json gives");
   command->footer(
-      "Reads config.toml, metrics.jsonl and eval.json of each run; a run may still be training.\n\n"
-      "  pyramoe report runs/dense runs/moe runs/pr_moe --svg compare.svg");
+      "Reads config.toml, metrics.jsonl and eval.json of each run; a run may still be training.\n"
+      "Of an experiment (a folder with experiment.toml, or a folder of such) it takes in finished\n"
+      "runs and writes results.json, results.md and the figures; --markdown prints one table.\n\n"
+      "  pyramoe report runs/dense runs/moe runs/pr_moe --svg compare.svg\n"
+      "  pyramoe report experiments/fig4_pyramid_residual");
   command->callback([options] { report_command(*options); });
 }
 

@@ -39,22 +39,31 @@ std::optional<ConfigValue> value_of(const toml::node& node) {
   return std::visit([](auto& value) { return ConfigValue(std::move(value)); }, *scalar);
 }
 
-void flatten(const toml::table& table, const std::string& prefix, const std::string& what,
-             std::vector<ConfigItem>& items) {
-  for (const auto& [name, node] : table) {
-    const std::string key = prefix + std::string(name.str());
-    if (const toml::table* inner = node.as_table()) {
-      flatten(*inner, key + ".", what, items);
-      continue;
-    }
+// Makes a flat list of a document; lists of lists and tables only where they are wanted.
+struct Flattener {
+  const std::string& what;
+  bool lists;
+  std::vector<ConfigItem>& items;
+
+  void table(const toml::table& table, const std::string& prefix) {
+    for (const auto& [name, value] : table) node(value, prefix + std::string(name.str()));
+  }
+
+  void node(const toml::node& node, const std::string& key) {
+    if (const toml::table* inner = node.as_table()) return table(*inner, key + ".");
     const std::string origin = cat(what, ":", node.source().begin.line);
     auto value = value_of(node);
-    if (!value)
-      fail(Exit::config, origin, ": ", printable(key),
-           ": dates, and lists of lists or tables, have no place in a config");
-    items.push_back({key, std::move(*value), origin, false, ""});
+    if (value) {
+      items.push_back({key, std::move(*value), origin, false, ""});
+      return;
+    }
+    const toml::array* array = node.as_array();
+    if (!array || !lists)
+      fail(Exit::config, origin, ": ", printable(key), ": dates",
+           lists ? " have" : ", and lists of lists or tables, have", " no place in a config");
+    for (size_t i = 0; i < array->size(); ++i) this->node(*array->get(i), cat(key, ".", i));
   }
-}
+};
 
 std::vector<std::string> includes_of(const ConfigItem& item) {
   const std::string need = item.origin + ": include must be a list of file names";
@@ -79,22 +88,28 @@ void sort_by_line(std::vector<ConfigItem>& items) {
                    [&](const ConfigItem& a, const ConfigItem& b) { return line(a) < line(b); });
 }
 
-}  // namespace
-
-TomlFile parse_toml(const std::string& text, const std::string& what) {
+std::vector<ConfigItem> parse_items(const std::string& text, const std::string& what, bool lists) {
   if (static_cast<int64_t>(text.size()) > kMaxConfig)
     fail(Exit::config, what, ": ", text.size(), " bytes are too many for a config, at most ",
          kMaxConfig, " are allowed");
   const std::string ascii = scan_toml(text, what);
-  TomlFile file;
+  std::vector<ConfigItem> items;
   try {
     const toml::table table = toml::parse(ascii, what);
-    flatten(table, "", what, file.items);
+    Flattener{what, lists, items}.table(table, "");
   } catch (const toml::parse_error& error) {
     fail(Exit::config, what, ":", error.source().begin.line, ":", error.source().begin.column,
          ": not valid TOML: ", printable(error.description(), 300));
   }
-  sort_by_line(file.items);
+  sort_by_line(items);
+  return items;
+}
+
+}  // namespace
+
+TomlFile parse_toml(const std::string& text, const std::string& what) {
+  TomlFile file;
+  file.items = parse_items(text, what, false);
   for (size_t i = 0; i < file.items.size(); ++i) {
     if (file.items[i].key != "include") continue;
     file.includes = includes_of(file.items[i]);
@@ -102,6 +117,10 @@ TomlFile parse_toml(const std::string& text, const std::string& what) {
     break;
   }
   return file;
+}
+
+std::vector<ConfigItem> parse_toml_lists(const std::string& text, const std::string& what) {
+  return parse_items(text, what, true);
 }
 
 std::optional<ConfigValue> parse_toml_value(std::string_view text) {

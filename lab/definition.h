@@ -79,8 +79,15 @@ struct Definition {
 // Reads FOLDER/experiment.toml. Unknown keys, arms that refer to none, words in no scale and
 // metrics that cannot exist are Error(config) with file and key.
 Definition read_definition(const std::string& folder);
+// The last part of it: what spans several keys. `path` names the file.
+void check_definition(const Definition& definition, const std::string& path);
 // Reads FOLDER/../scales/NAME.toml.
 Scale read_scale(const std::string& experiment_folder, const std::string& name);
+
+// Names of the scales beside an experiment's folder, sorted.
+std::vector<std::string> scale_names(const std::string& experiment_folder);
+// The {words} of a text, in order.
+std::vector<std::string> words_in(const std::string& text);
 
 // Whether arm or claim takes part at a scale.
 bool takes_part(const std::vector<std::string>& scales, const std::string& scale);

@@ -14,9 +14,9 @@ namespace pyramoe::lab {
 using Curve = std::vector<std::pair<double, double>>;  // tokens, loss in nats
 
 struct RunResult {
-  std::string arm, scale;
+  std::string arm, scale;   // in a run folder: the arm that trained it first; others may share it
   int64_t seed = 0;
-  std::string config_hash;  // 16 hex digits: of `config` without run.dir, teachers by their hash
+  std::string config_hash;  // 16 hex digits, the same for every seed: config_hash of lab/plan.h
   std::string commit;       // of the program that ran; "+" at the end: with local changes
   std::string device;       // "cpu" or the GPU's name
   std::string config;       // config.toml of the run; empty for an arm that only evaluates
@@ -36,6 +36,7 @@ struct Results {
 // Empty where the file is missing. Throws Error(data) on one that does not fit.
 Results read_results(const std::string& path);
 // The same results give the same bytes.
+std::string results_text(const Results& results);
 void write_results(const std::string& path, const Results& results);
 // Adds a run, in the place of one with the same scale, arm and seed.
 void add_result(Results& results, RunResult run);

@@ -10,8 +10,8 @@
 namespace pyramoe::moe {
 
 // Weight of the distillation loss at `progress` = tokens seen / tokens planned, in [0, 1].
-//   schedule  full, staged, linear or cosine
-//   stop_at   share at which it has ended (ignored by full)
+//   schedule  full, staged, linear, cosine, or auto (1 until a rule ends it: train/auto_stop.h)
+//   stop_at   share at which it has ended (ignored by full and auto)
 double distill_weight(const std::string& schedule, double stop_at, double progress);
 
 }  // namespace pyramoe::moe

@@ -40,6 +40,10 @@ struct ModelConfig {
   double bias_rate = 0.001;
   bool force_balance = false;
   std::string dispatch = "segments";
+  int64_t budget = 0;
+  int64_t resize_every = 100;
+  int64_t resize_moves = 1;
+  double resize_until = 0.75;
 
   template <class V>
   void fields(V& v) {
@@ -114,6 +118,16 @@ struct ModelConfig {
       "segments (sorted rows, grouped GEMM) or einsum (dense one-hot, "
       "the baseline of the paper's sparse-dispatch comparison)",
       one_of({"segments", "einsum"}));
+    v("moe.budget", budget,
+      "live experts of all layers together; moe.experts are then slots, every layer starts with an "
+      "equal share of the budget, and experts move to the layers that need them; 0 = every slot is "
+      "an expert, for good",
+      between(0, 1 << 24));
+    v("moe.resize_every", resize_every, "steps between moves of experts (moe.budget)",
+      between(1, int64_t{1} << 40));
+    v("moe.resize_moves", resize_moves, "most experts that move at a time", between(1, 1 << 16));
+    v("moe.resize_until", resize_until,
+      "share of the run's tokens after which no expert moves any more", between(0.0, 1.0));
   }
 
   int64_t dense_hidden() const { return hidden > 0 ? hidden : 4 * dim; }

@@ -25,6 +25,7 @@ nn::LayerStat layer_stat(const Routing& r, const nn::Context& context,
   stat.balance_loss = r.balance_loss.value();
   stat.z_loss = r.z_loss.value();
   if (context.keep_choices) stat.expert = r.expert;
+  stat.probability = r.probability;
   return stat;
 }
 

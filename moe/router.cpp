@@ -65,6 +65,7 @@ Routing Router::route(const Var& x, const nn::Context& context) const {
     const int64_t begin = slice.rank() * x.dim(0), end = begin + x.dim(0);
     score = dist::slice_to(score, slice, 0);
     r.expert = r.expert.rows(begin, end);
+    if (r.probability.defined()) r.probability = r.probability.rows(begin, end);
     if (kept.defined()) kept = kept.rows(begin, end);
   }
   r.row = Tensor(r.expert.shape(), DType::i32, device);
@@ -79,13 +80,14 @@ Routing Router::route(const Var& x, const nn::Context& context) const {
   return r;
 }
 
-// The fused op knows one gate and no noise; it pays on a GPU, where each small kernel is a launch.
+// The fused op knows one gate, no noise and keeps no probabilities; it pays on a GPU, where each
+// small kernel is a launch.
 bool Router::fuses(const Var& x, const dist::ProcessGroup& slice,
                    const nn::Context& context) const {
   const bool noisy = context.training && noise_ != Noise::none;
   return fused_ && slice.size() == 1 && softmax_gate_ && !noisy && !force_balance_ &&
-         x.dim(0) > 0 && x.value().device().type == DeviceType::cuda &&
-         weight_.dtype() == DType::f32;
+         !context.keep_probabilities && x.dim(0) > 0 &&
+         x.value().device().type == DeviceType::cuda && weight_.dtype() == DType::f32;
 }
 
 Var Router::score_fused(const Var& x, const nn::Context& context, Routing& r) const {
@@ -106,6 +108,7 @@ Var Router::score_plain(const Var& x, const dist::ProcessGroup& slice, const nn:
   const Choice choice = choose(z, context);
   r.x = x;
   r.expert = choice.expert;
+  if (context.keep_probabilities) r.probability = choice.probability.value();
   if (context.training) {
     add_balance_losses(balance_, z, choice, group_rows(group_, context), r);
   }

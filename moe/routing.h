@@ -24,6 +24,7 @@ struct Routing {
   Var weight;      // (N, k) f32 or f64: what multiplies the expert's output, 0 where dropped
   Tensor offsets;  // (E + 1) i32: expert e owns rows [offsets[e], offsets[e + 1])
   Tensor load;     // (E) i32: choices per expert, before drops
+  Tensor probability;      // (N, E), rows sum to 1; only when Context::keep_probabilities
   Var balance_loss;        // (1), undefined in evaluation
   Var z_loss;              // (1), undefined in evaluation and when moe.z_coef = 0
   int64_t block_rows = 0;  // most rows an expert can get from these tokens; 0 = no limit

@@ -21,7 +21,8 @@ struct LayerStat {
   Tensor kept;          // (1) i32: choices that found room
   Tensor balance_loss;  // (1), undefined where there is none
   Tensor z_loss;
-  Tensor expert;  // (N, k) i32, kept only when Context::keep_choices
+  Tensor expert;       // (N, k) i32, kept only when Context::keep_choices
+  Tensor probability;  // (N, E), kept only when Context::keep_probabilities
 
   int64_t dropped() const { return choices - static_cast<int64_t>(kept.item()); }
 };
@@ -35,8 +36,9 @@ struct Context {
   int64_t length = 0;          // T
   int64_t layer = 0;           // block now running, set by Gpt
   Tensor positions;  // (B * T) i32 on the tokens' device; undefined: worked out from the rest
-  bool keep_choices = false;  // keep which expert every token chose
-  KvCache* cache = nullptr;   // decoding: positions start at cache->lengths
+  bool keep_choices = false;        // keep which expert every token chose
+  bool keep_probabilities = false;  // and what the router gave to each expert
+  KvCache* cache = nullptr;         // decoding: positions start at cache->lengths
   std::vector<LayerStat> stats;
 
   int64_t first_token() const { return first_sequence * length; }

@@ -43,9 +43,12 @@ double Axis::at(double value) const {
 std::vector<Tick> Axis::ticks(int count, double unit) const {
   std::vector<Tick> out;
   if (logarithmic_) {
-    const bool wide = high_ / low_ > 300;  // more than two decades: powers of ten alone
+    const bool wide = high_ / low_ > 300;   // more than two decades: powers of ten alone
+    const bool narrow = high_ / low_ < 12;  // about one: some more between
     for (double power = std::pow(10, std::floor(std::log10(low_))); power <= high_; power *= 10) {
-      for (const double factor : {1.0, 2.0, 5.0}) {
+      for (const double factor : {1.0, 1.5, 2.0, 3.0, 5.0, 7.0}) {
+        const bool extra = factor == 1.5 || factor == 3 || factor == 7;
+        if (extra && !narrow) continue;
         const double value = factor * power;
         if (value < low_ * (1 - 1e-9) || value > high_ * (1 + 1e-9)) continue;
         if (factor == 1 || !wide) out.push_back({value, label(value / unit)});

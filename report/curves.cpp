@@ -3,10 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "core/text.h"
 #include "report/axis.h"
+#include "report/chart.h"
 #include "report/picture.h"
 #include "report/table.h"
 
@@ -14,39 +14,6 @@ namespace pyramoe::report {
 namespace {
 
 constexpr size_t kCurvePoints = 240;
-constexpr double kTitle = 15, kLabel = 13, kTickSize = 12;
-
-struct Range {
-  double low = std::numeric_limits<double>::infinity();
-  double high = -std::numeric_limits<double>::infinity();
-
-  void add(double x) {
-    if (!std::isfinite(x)) return;
-    low = std::min(low, x);
-    high = std::max(high, x);
-  }
-  // Room around; something sensible if there was nothing.
-  Range padded(double share) const {
-    if (low > high) return {0, 1};
-    const double room = std::max(share * (high - low), 1e-3 * std::max(1.0, std::fabs(high)));
-    return {low - room, high + room};
-  }
-};
-
-void draw_axes(Svg& svg, const Axis& x, const Axis& y, const std::vector<Tick>& x_ticks,
-               const std::vector<Tick>& y_ticks) {
-  for (const Tick& tick : x_ticks) {
-    const double at = x.at(tick.value);
-    svg.line(at, y.begin(), at, y.end(), {kGrid});
-    svg.text(at, y.begin() + 18, tick.label, {kTickSize, Anchor::middle});
-  }
-  for (const Tick& tick : y_ticks) {
-    const double at = y.at(tick.value);
-    svg.line(x.begin(), at, x.end(), at, {kGrid});
-    svg.text(x.begin() - 8, at + 4, tick.label, {kTickSize, Anchor::end});
-  }
-  svg.line(x.begin(), y.begin(), x.end(), y.begin(), {kInk, 1.2});
-}
 
 // Parts of the curve between its gaps.
 std::vector<Points> pieces(const std::vector<LossPoint>& curve, const Axis& x, const Axis& y) {
@@ -100,9 +67,9 @@ void draw_legend(Svg& svg, double right, double top, const std::vector<RunReport
     const double y = top + 30 + row * static_cast<double>(i);
     svg.line(left, y - 4, left + 44, y - 4, {look.colour, 2.2, look.dash});
     svg.marker(look.marker, left + 22, y - 4, 9, look.colour);
-    svg.text(left + 54, y, printable(runs[i].name, 40), {kLabel});
+    svg.text(left + 54, y, printable(runs[i].name, 40), {kLabelSize});
     if (std::isfinite(runs[i].loss)) {
-      svg.text(right - 6, y, fmt::format("{:.3f}", runs[i].loss), {kLabel, Anchor::end, true});
+      svg.text(right - 6, y, fmt::format("{:.3f}", runs[i].loss), {kLabelSize, Anchor::end, true});
     }
   }
 }
@@ -141,16 +108,16 @@ void draw_curves(Svg& svg, const Rect& place, const std::vector<RunReport>& runs
                right, log_tokens);
   const Axis y(loss.low, loss.high, bottom, top);
 
-  svg.text(place.x, place.y, "Loss", {kTitle, Anchor::start, true});
+  svg.text(place.x, place.y, "Loss", {kTitleSize, Anchor::start, true});
   svg.text(place.x + 44, place.y, "thin: training, smoothed; with markers: validation",
            {kTickSize, Anchor::start, false, kQuiet});
   const Unit unit = unit_for(most);
   draw_axes(svg, x, y, x.ticks(7, unit.value), y.ticks(7));
   svg.text((left + right) / 2, bottom + 40,
            unit.name.empty() ? "training tokens" : "training tokens (" + unit.name + ")",
-           {kLabel, Anchor::middle});
+           {kLabelSize, Anchor::middle});
   svg.text(place.x + 12, (top + bottom) / 2, "loss (nats per token)",
-           {kLabel, Anchor::middle, false, kInk, -90});
+           {kLabelSize, Anchor::middle, false, kInk, -90});
   svg.begin_clip(left, top - 8, right - left + 8, bottom - top + 8);
   for (size_t i = 0; i < runs.size(); ++i) {
     const Look look = look_of(i);
@@ -192,13 +159,14 @@ void draw_domains(Svg& svg, const Rect& place, const std::vector<RunReport>& run
   const Axis x(range.low, range.high, left, right);
   const Axis y(-static_cast<double>(names.size()), 0, bottom, top);  // rows downwards from 0
 
-  svg.text(place.x, place.y, "Validation loss by domain", {kTitle, Anchor::start, true});
+  svg.text(place.x, place.y, "Validation loss by domain", {kTitleSize, Anchor::start, true});
   draw_axes(svg, x, y, x.ticks(5), {});
-  svg.text((left + right) / 2, bottom + 40, "loss (nats per token)", {kLabel, Anchor::middle});
+  svg.text((left + right) / 2, bottom + 40, "loss (nats per token)", {kLabelSize, Anchor::middle});
   const double part = 1.0 / static_cast<double>(runs.size() + 1);
   for (size_t row = 0; row < names.size(); ++row) {
     const auto begin = static_cast<double>(row);
-    svg.text(left - 10, y.at(-begin - 0.5) + 4, printable(names[row], 20), {kLabel, Anchor::end});
+    svg.text(left - 10, y.at(-begin - 0.5) + 4, printable(names[row], 20),
+             {kLabelSize, Anchor::end});
     if (row > 0) svg.line(left, y.at(-begin), right, y.at(-begin), {kGrid});
     for (size_t i = 0; i < runs.size(); ++i) {
       const DomainLoss* domain = find_domain(runs[i], names[row]);

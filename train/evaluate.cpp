@@ -103,7 +103,7 @@ EvalResult evaluate(nn::Gpt& model, const data::ValidationSet& set,
 }
 
 std::string eval_json(const EvalResult& result, int64_t step, int64_t tokens, double dropped,
-                      double imbalance) {
+                      double imbalance, const std::map<std::string, double>& more) {
   Json out;
   out["step"] = step;
   out["tokens"] = tokens;
@@ -117,6 +117,7 @@ std::string eval_json(const EvalResult& result, int64_t step, int64_t tokens, do
   out["moe_layers"] = result.moe_layers;
   out["dropped"] = dropped;
   out["imbalance"] = imbalance;
+  for (const auto& [name, value] : more) out[name] = value;
   return out.dump(1) + "\n";
 }
 

@@ -34,8 +34,9 @@ EvalResult evaluate(nn::Gpt& model, const data::ValidationSet& set,
                     const dist::ProcessGroup& data = {}, const std::function<bool()>& stop = {});
 
 // One JSON object, as eval.json holds it: step, tokens, loss, per domain the loss, tokens and load,
-// the blocks of the layers of experts, and `dropped` and `imbalance` of the last training step.
+// the blocks of the layers of experts, `dropped` and `imbalance` of the last training step, and
+// `more` numbers under their own names.
 std::string eval_json(const EvalResult& result, int64_t step, int64_t tokens, double dropped,
-                      double imbalance);
+                      double imbalance, const std::map<std::string, double>& more = {});
 
 }  // namespace pyramoe::train

@@ -91,6 +91,11 @@ void Metrics::write(const StepResult& r, bool with_load) {
     row["distill_loss"] = number(r.distill_loss);
     row["distill_weight"] = r.distill_weight;
   }
+  if (std::isfinite(r.distill_cosine)) row["distill_cosine"] = r.distill_cosine;
+  if (r.distill_stopped >= 0) {
+    row["distill_weight"] = 0;
+    row["distill_stopped"] = r.distill_stopped;
+  }
   json_.append(row.dump());
   csv_.append(cat(r.step, ",", r.tokens, ",", r.loss, ",,", r.balance_loss, ",", r.distill_loss,
                   ",", r.learning_rate, ",", r.grad_norm, ",", r.dropped, ",", r.imbalance, ",",

@@ -2,6 +2,7 @@
 // TensorBoard event file.
 #pragma once
 
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -23,10 +24,14 @@ struct StepResult {
   double seconds = 0;
   int64_t step_tokens = 0;
   bool skipped = false;
+  // distill.schedule = "auto": the cosine, where it was looked at, and the step that stopped.
+  double distill_cosine = std::numeric_limits<double>::quiet_NaN();
+  int64_t distill_stopped = -1;
   // Of all layers of experts: share of choices dropped, and the busiest expert's load over the
   // mean, averaged over layers.
   double dropped = 0, imbalance = 0;
   std::vector<std::vector<int64_t>> load;           // per layer of experts, summed over the step
+  std::vector<int64_t> kept;                        // per layer of experts: choices not dropped
   std::map<std::string, dist::TrafficRow> traffic;  // what this rank sent and waited for
 };
 

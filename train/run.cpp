@@ -11,6 +11,7 @@
 #include "moe/model_cost.h"
 #include "train/layout.h"
 #include "train/progress.h"
+#include "train/routing_record.h"
 #include "train/run_folder.h"
 #include "train/signals.h"
 
@@ -24,10 +25,12 @@ class Run {
         lock_(lock(config, mesh)),
         config_(config),
         device_(device),
-        trainer_(config, device, mesh) {
+        trainer_(config, device, mesh),
+        routing_(config) {
     last_words(mesh);
     resume_or_start();
     if (!main_) return;
+    routing_.open(trainer_.steps_done());
     metrics_ = std::make_unique<Metrics>(config.dir, trainer_.steps_done());
     progress_ = std::make_unique<Progress>(trainer_.steps_done(), config.train.steps,
                                            config.train.log_every);
@@ -47,6 +50,7 @@ class Run {
         progress_->step(result);
       }
       const auto due = [&](int64_t every) { return every > 0 && result.step % every == 0; };
+      routing_.step(result, trainer_);
       if (trainer_.stop_agreed()) stop();  // after the step's row is written
       validated = false;
       if (due(t.eval_every)) validated = validate(result);
@@ -110,8 +114,10 @@ class Run {
 
   [[noreturn]] void stop() {
     save();
+    const bool saves = config_.train.save_every >= 0;
     fail(Exit::preempted, "stopped by a signal after step ", trainer_.steps_done(),
-         "; saved. The same command goes on from there");
+         saves ? "; saved. The same command goes on from there"
+               : "; train.save_every = -1, so nothing is saved");
   }
 
   bool validate(const StepResult& result) {
@@ -121,8 +127,15 @@ class Run {
     metrics_->write(last_, result.step, result.tokens);
     progress_->eval(last_, result.step);
     write_file(config_.dir + "/eval.json",
-               eval_json(last_, result.step, result.tokens, result.dropped, result.imbalance));
+               eval_json(last_, result.step, result.tokens, result.dropped, result.imbalance,
+                         more_numbers()));
     return true;
+  }
+
+  std::map<std::string, double> more_numbers() const {
+    std::map<std::string, double> more;
+    if (config_.distill.schedule == "auto") more["distill_share"] = trainer_.distill_share();
+    return more;
   }
 
   void validate_at_end() {
@@ -132,6 +145,8 @@ class Run {
   }
 
   void save() {
+    routing_.flush();
+    if (config_.train.save_every < 0) return;
     if (saved_step_ == trainer_.steps_done()) return;  // this very state is on the disk
     const auto begin = std::chrono::steady_clock::now();
     const std::string folder = trainer_.save();
@@ -161,6 +176,7 @@ class Run {
   RunConfig config_;
   Device device_;
   Trainer trainer_;
+  RoutingRecorder routing_;
   std::unique_ptr<Metrics> metrics_;
   std::unique_ptr<Progress> progress_;
   EvalResult last_;

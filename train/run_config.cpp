@@ -62,6 +62,14 @@ void check_training(const RunConfig& c, ConfigProblems& problems) {
     problems.add("distill.init", "needs distill.teacher, the run that the layers come from");
   }
   const DistillConfig plain;
+  const bool changed_rule = c.distill.check_every != plain.check_every ||
+                            c.distill.window != plain.window ||
+                            c.distill.threshold != plain.threshold;
+  if (changed_rule && c.distill.schedule != "auto") {
+    problems.add(
+        "distill.check_every",
+        ", distill.window and distill.threshold have no effect unless distill.schedule = \"auto\"");
+  }
   if (c.distill.teacher.empty()) {
     const auto needs_teacher = [&](const char* key, bool changed) {
       if (changed) problems.add(key, "has no effect without distill.teacher, the teacher's run");

@@ -39,6 +39,7 @@ struct TrainConfig {
   int64_t eval_sequences = 200;
   int64_t save_every = 0;
   int64_t keep_last = 2;
+  int64_t record_routing = 10;
   int64_t sample_every = 0;
   int64_t sample_tokens = 100;
   std::string sample_prompt = "";
@@ -95,10 +96,14 @@ struct TrainConfig {
       between(0, int64_t{1} << 40));
     v("train.eval_sequences", eval_sequences, "most validation sequences per domain; 0 = all",
       between(0, 1 << 30));
-    v("train.save_every", save_every, "steps between checkpoints; 0 = only at the end",
-      between(0, int64_t{1} << 40));
+    v("train.save_every", save_every,
+      "steps between checkpoints; 0 = only at the end, -1 = never, not even at the end",
+      between(-1, int64_t{1} << 40));
     v("train.keep_last", keep_last, "checkpoints kept; older ones are deleted",
       between(1, 1 << 20));
+    v("train.record_routing", record_routing,
+      "steps between records of expert load, drops and router entropy (routing.jsonl); 0 = never",
+      between(0, int64_t{1} << 40));
     v("train.sample_every", sample_every, "steps between sampled texts (samples.txt); 0 = never",
       between(0, int64_t{1} << 40));
     v("train.sample_tokens", sample_tokens, "tokens of a sampled text", between(1, 1 << 20));
@@ -135,6 +140,9 @@ struct DistillConfig {
   std::string init = "random";
   std::string schedule = "staged";
   double stop_at = 0.7;
+  int64_t check_every = 50;
+  int64_t window = 4;
+  double threshold = 0;
   double beta = 1.0;
   double temperature = 1.0;
 
@@ -150,10 +158,17 @@ struct DistillConfig {
       one_of({"random", "teacher"}));
     v("distill.schedule", schedule,
       "weight of the distillation loss over the run: full, staged (stops at distill.stop_at), "
-      "linear or cosine (falls to 0 at distill.stop_at)",
-      one_of({"full", "staged", "linear", "cosine"}));
+      "linear or cosine (falls to 0 at distill.stop_at), auto (stops when the teacher's gradient "
+      "no longer points the way of the student's own)",
+      one_of({"full", "staged", "linear", "cosine", "auto"}));
     v("distill.stop_at", stop_at, "share of the run's tokens at which distillation has ended",
       between(0.0, 1.0));
+    v("distill.check_every", check_every,
+      "auto: steps between checks; each costs about two more steps without an update",
+      between(1, int64_t{1} << 40));
+    v("distill.window", window, "auto: checks whose mean cosine decides", between(1, 1000));
+    v("distill.threshold", threshold,
+      "auto: stop when the mean cosine of the two gradients falls below this", between(-1.0, 1.0));
     v("distill.beta", beta, "weight of the distillation loss", between(0.0, 1e3));
     v("distill.temperature", temperature, "softmax temperature of teacher and student",
       between(0.01, 100.0));

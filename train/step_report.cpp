@@ -63,7 +63,8 @@ void StepReport::read(double share, int64_t micro_batches, StepResult& result) {
   for (const Layer& layer : layers_) {
     std::vector<int64_t> load(static_cast<size_t>(layer.experts));
     for (int64_t& count : load) count = static_cast<int64_t>(*next++);
-    kept += *next++;
+    result.kept.push_back(static_cast<int64_t>(*next++));
+    kept += static_cast<double>(result.kept.back());
     const auto total = static_cast<double>(layer.choices * micro_batches);
     const auto most = static_cast<double>(*std::max_element(load.begin(), load.end()));
     if (total > 0) imbalance += most * static_cast<double>(load.size()) / total;

@@ -53,7 +53,8 @@ Trainer::Trainer(const RunConfig& config, Device device, const dist::Mesh* mesh)
       schedule_(config),
       data_(open_data(config)),
       scalars_(device),
-      report_(device) {
+      report_(device),
+      auto_stop_(config.distill) {
   const nn::Build build{dtype_of(config), device, true, mesh_};
   model_ = moe::build_model(config.model, build, config.train.recompute);
   model_->initialise(static_cast<uint64_t>(config.train.seed));
@@ -129,8 +130,15 @@ void Trainer::start_weights() {
 }
 
 StepResult Trainer::step() {
+  const auto begin = std::chrono::steady_clock::now();
+  const bool checks = auto_stop_.due(step_);
+  if (checks && !check_teacher()) return {};
+  const double check_seconds = seconds_since(begin);
   const StepPlan plan = schedule_.plan(step_);
-  return step_on(data_.batches->samples(plan.first_sequence, plan.batch));
+  StepResult result = step_on(data_.batches->samples(plan.first_sequence, plan.batch));
+  if (checks) result.distill_cosine = auto_stop_.last_cosine();
+  result.seconds += check_seconds;
+  return result;
 }
 
 StepResult Trainer::step_on(const data::Batch& batch) {
@@ -141,16 +149,44 @@ StepResult Trainer::step_on(const data::Batch& batch) {
   result.tokens = plan.tokens_after;
   result.step_tokens = batch.rows * batch.context;
   result.learning_rate = schedule_.learning_rate(plan);
-  if (teacher_) {
+  result.distill_stopped = auto_stop_.stopped();
+  if (teacher_ && result.distill_stopped < 0) {
     result.distill_weight = moe::distill_weight(config_.distill.schedule, config_.distill.stop_at,
                                                 schedule_.progress(plan));
   }
   if (mesh_) mesh_->world().fabric()->traffic().clear();
   start_step(batch, result);
-  const bool with_teacher = result.distill_weight > 0;
+  if (!find_gradients(batch, result.distill_weight > 0)) return result;  // the step is not taken
+  if (mesh_) report_.sum_over(mesh_->data());
+  if (dumping()) dump_->add_gradients(*buffers_, world());
+  // What can still run out of memory comes first: a step is taken whole or not at all.
+  Tensors loads;
+  for (const moe::MoeLayerRef& layer : moe::moe_layers(*model_)) {
+    loads.push_back(Tensor({layer.moe->router().experts()}, DType::i64));
+  }
+  run(update_graph_, [&] { update(); });
+  const int64_t rows = config_.micro_batch();
+  finish(static_cast<double>(rows) / static_cast<double>(batch.rows), batch.rows / rows, result);
+  if (!result.skipped) {
+    optimizer_->count_update();
+    for (size_t i = 0; i < loads.size(); ++i) {
+      std::copy(result.load[i].begin(), result.load[i].end(), loads[i].data<int64_t>());
+    }
+    moe::update_biases(*model_, loads);
+  }
+  const int64_t blocks = layout_sum_ && mesh_ ? mesh_->data().size() : 1;
+  if (dumping()) dump_->write(result, *model_, config_.train.dump, world(), blocks);
+  check_skips(result);
+  ++step_;
+  if (mesh_) result.traffic = mesh_->world().fabric()->traffic().rows();
+  result.seconds = seconds_since(begin);
+  return result;
+}
+
+bool Trainer::find_gradients(const data::Batch& batch, bool with_teacher) {
   const int64_t rows = config_.micro_batch();
   // A pass takes neighbouring rows: first those of data rank 0, then of rank 1, … Where sums must
-  // not depend on the layout, a rank does.
+  // not depend on the layout, a rank's passes do.
   const int64_t ranks = mesh_ ? mesh_->data().size() : 1;
   const int64_t own = mesh_ ? mesh_->data().rank() * rows : 0;
   if (layout_sum_) layout_sum_->start();
@@ -169,7 +205,7 @@ StepResult Trainer::step_on(const data::Batch& batch) {
       layout_sum_->add();
       report_.end_pass();
     }
-    if (stop_agreed()) return result;  // nothing has changed yet: the step is simply not taken
+    if (stop_agreed()) return false;
   }
   if (layout_sum_) {
     layout_sum_->finish();
@@ -178,31 +214,8 @@ StepResult Trainer::step_on(const data::Batch& batch) {
   if (mesh_) {
     phase("reduce");
     reducer_->reduce();
-    report_.sum_over(mesh_->data());
   }
-  if (dumping()) dump_->add_gradients(*buffers_, world());
-  // What can still run out of memory comes first: a step is taken whole or not at all.
-  Tensors loads;
-  for (const moe::MoeLayerRef& layer : moe::moe_layers(*model_)) {
-    loads.push_back(Tensor({layer.moe->router().experts()}, DType::i64));
-  }
-  run(update_graph_, [&] { update(); });
-  finish(static_cast<double>(rows) / static_cast<double>(batch.rows), batch.rows / rows, result);
-  if (!result.skipped) {
-    optimizer_->count_update();
-    for (size_t i = 0; i < loads.size(); ++i) {
-      std::copy(result.load[i].begin(), result.load[i].end(), loads[i].data<int64_t>());
-    }
-    moe::update_biases(*model_, loads);
-  }
-  if (dumping()) {
-    dump_->write(result, *model_, config_.train.dump, world(), layout_sum_ ? ranks : 1);
-  }
-  check_skips(result);
-  ++step_;
-  if (mesh_) result.traffic = mesh_->world().fabric()->traffic().rows();
-  result.seconds = seconds_since(begin);
-  return result;
+  return true;
 }
 
 void Trainer::start_step(const data::Batch& batch, const StepResult& result) {
@@ -211,13 +224,7 @@ void Trainer::start_step(const data::Batch& batch, const StepResult& result) {
   optimizer_->prepare(scalars_);
   scalars_.upload();
   report_.start();
-  const int64_t rows = config_.micro_batch(), length = batch.context;
-  if (!positions_.defined()) {
-    std::vector<int32_t> position;
-    for (int64_t i = 0; i < rows * length; ++i)
-      position.push_back(static_cast<int32_t>(i % length));
-    refill<int32_t>(positions_, position, {rows * length}, device_);
-  }
+  place_positions(config_.micro_batch(), batch.context);
   // Sums over layers, not means: one weight for each layer of experts.
   const size_t layers = moe::moe_layers(*model_).size();
   std::vector<double> weights(1, 1.0);
@@ -226,7 +233,18 @@ void Trainer::start_step(const data::Batch& batch, const StepResult& result) {
   if (result.distill_weight > 0) {
     weights.push_back(config_.distill.beta * result.distill_weight);
   }
-  const double share = static_cast<double>(rows) / static_cast<double>(batch.rows);
+  set_loss_weights(weights, batch);
+}
+
+void Trainer::place_positions(int64_t rows, int64_t length) {
+  if (positions_.defined()) return;
+  std::vector<int32_t> position;
+  for (int64_t i = 0; i < rows * length; ++i) position.push_back(static_cast<int32_t>(i % length));
+  refill<int32_t>(positions_, position, {rows * length}, device_);
+}
+
+void Trainer::set_loss_weights(const std::vector<double>& weights, const data::Batch& batch) {
+  const double share = static_cast<double>(config_.micro_batch()) / static_cast<double>(batch.rows);
   std::vector<double> all = weights;
   all.push_back(share);
   if (all == seen_weights_) return;
@@ -383,6 +401,11 @@ EvalResult Trainer::evaluate() {
                          [this] { return stop_agreed(); });
 }
 
+RouterProbe Trainer::probe_router() {
+  phase("eval");
+  return train::probe_router(*model_, *data_.validation, device_);
+}
+
 const dist::ProcessGroup& Trainer::world() const {
   static const dist::ProcessGroup alone;
   return mesh_ ? mesh_->world() : alone;
@@ -406,6 +429,7 @@ std::string Trainer::save() {
   state["skips_in_row"] = skips_in_row_;
   state["tokens"] = tokens_seen();
   state["sequences"] = schedule_.plan(step_).first_sequence;
+  if (config_.distill.schedule == "auto") state["auto_stop"] = auto_stop_.state();
   content.state = state.dump(1);
   content.model = nn::gather_whole(nn::parts_of(*model_), world());
   content.optimizer = nn::gather_whole(optimizer_->state(), world());
@@ -447,6 +471,9 @@ void Trainer::resume(const nn::Checkpoint& checkpoint) {
   } catch (const Json::exception&) {
     fail(Exit::checkpoint, checkpoint.folder(), "/state.json: step, updates or skips_in_row is ",
          "missing; it is not a checkpoint of a training run");
+  }
+  if (state.contains("auto_stop")) {
+    auto_stop_.put_state(state["auto_stop"], checkpoint.folder() + "/state.json");
   }
   if (schedule_.plan(step_).first_sequence != state.value("sequences", int64_t{-1})) {
     fail(Exit::config, "run.dir = ", config_.dir, " has seen ", state.value("sequences", 0),

@@ -9,12 +9,14 @@
 
 #include "core/graph.h"
 #include "infer/run.h"
+#include "train/auto_stop.h"
 #include "train/evaluate.h"
 #include "train/flat_buffers.h"
 #include "train/layout_sum.h"
 #include "train/metrics.h"
 #include "train/open_data.h"
 #include "train/optimizer.h"
+#include "train/router_probe.h"
 #include "train/schedule.h"
 #include "train/step_dump.h"
 #include "train/step_report.h"
@@ -33,6 +35,8 @@ class Trainer {
   // The same on a batch of the caller's: train.batch rows or any multiple of train.micro_batch.
   StepResult step_on(const data::Batch& batch);
   EvalResult evaluate();
+  // What the routers give to some tokens of the validation set. Collective.
+  RouterProbe probe_router();
 
   // Whether any rank was asked to stop. Collective.
   bool stop_agreed() const;
@@ -45,6 +49,9 @@ class Trainer {
   void resume(const nn::Checkpoint& checkpoint);
 
   int64_t steps_done() const { return step_; }
+  // Share of the run's tokens that had a teacher before distill.schedule = "auto" stopped; 1 while
+  // it has not.
+  double distill_share() const;
   int64_t tokens_seen() const { return step_ > 0 ? schedule_.plan(step_ - 1).tokens_after : 0; }
   const RunConfig& config() const { return config_; }
   nn::Gpt& model() { return *model_; }
@@ -68,6 +75,17 @@ class Trainer {
   void start_weights();
   // What the micro-batches of this step share: places for their tokens, loss weights, the seed.
   void start_step(const data::Batch& batch, const StepResult& result);
+  void place_positions(int64_t rows, int64_t length);
+  // One weight for each term of the objective, in the order of loss().
+  void set_loss_weights(const std::vector<double>& weights, const data::Batch& batch);
+  // Gradients of a batch, all its micro-batches and ranks summed. False: a stop was requested.
+  bool find_gradients(const data::Batch& batch, bool with_teacher);
+  // distill.schedule = "auto": whether the teacher still points the way (train/teacher_check.cpp).
+  // False: a stop was requested.
+  bool check_teacher();
+  // The gradients of cross-entropy alone, or of distillation alone. False: a stop was requested.
+  bool find_one_gradient(int64_t step, bool of_teacher);
+  double gradient_squares();
   // Forward and backward of the micro-batch in tokens_ and targets_, which begins at `row` of the
   // global batch.
   void micro_step(int64_t row, bool first, bool last, bool with_teacher);
@@ -102,6 +120,7 @@ class Trainer {
   std::unique_ptr<StepDump> dump_;
   StepScalars scalars_;
   StepReport report_;
+  AutoStop auto_stop_;
   Tensor tokens_, targets_, positions_;  // of a micro-batch
   Tensor seed_, loss_weights_, squares_;
   std::vector<double> seen_weights_;                         // what seed_ and loss_weights_ hold

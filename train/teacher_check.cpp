@@ -1,0 +1,58 @@
+// The measurement behind distill.schedule = "auto" (train/auto_stop.h): the cosine between the
+// gradient of cross-entropy and that of distillation, over all parameters.
+//
+// Two passes through existing machinery with other loss weights: CE on the batch of the coming
+// step, KD on that of the step after it. Cost: two steps with a teacher but no update, and one copy
+// of the gradients. The dot product follows from three sums of squares,
+// 2 ab = |a + b|^2 - |a|^2 - |b|^2, whose sum over ranks and ZeRO ranges the clipping has already.
+#include <cmath>
+
+#include "core/kernels/elementwise.h"
+#include "moe/build_model.h"
+#include "train/trainer.h"
+
+namespace pyramoe::train {
+
+bool Trainer::find_one_gradient(int64_t step, bool of_teacher) {
+  const StepPlan plan = schedule_.plan(step);
+  const data::Batch batch = data_.batches->samples(plan.first_sequence, plan.batch);
+  place_positions(config_.micro_batch(), batch.context);
+  const size_t kinds = config_.model.z_coef > 0 ? 2 : 1;
+  std::vector<double> weights(1 + kinds * moe::moe_layers(*model_).size(), 0.0);
+  if (of_teacher)
+    weights.push_back(1.0);
+  else
+    weights[0] = 1.0;
+  set_loss_weights(weights, batch);
+  return find_gradients(batch, of_teacher);
+}
+
+double Trainer::gradient_squares() {
+  buffers_->sum_squares(squares_);
+  double sum = 0;
+  for (const double group : squares_.to_vector()) sum += group;
+  return sum;
+}
+
+bool Trainer::check_teacher() {
+  phase("teacher check");
+  if (!find_one_gradient(step_, false)) return false;
+  const double ce = gradient_squares();
+  Tensors kept;
+  for (const FlatGroup& group : buffers_->groups()) kept.push_back(group.grad.clone());
+  if (!find_one_gradient(step_ + 1, true)) return false;
+  const double kd = gradient_squares();
+  for (size_t i = 0; i < kept.size(); ++i) {
+    kernels::accumulate(kept[i], buffers_->groups()[i].grad);
+  }
+  const double both = gradient_squares();
+  auto_stop_.add(step_, (both - ce - kd) / (2 * std::sqrt(ce * kd)));
+  return true;
+}
+
+double Trainer::distill_share() const {
+  const int64_t stopped = auto_stop_.stopped();
+  return stopped < 0 ? 1.0 : schedule_.progress(schedule_.plan(stopped));
+}
+
+}  // namespace pyramoe::train
