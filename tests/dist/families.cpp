@@ -32,26 +32,40 @@ std::string compare(const std::map<std::string, Tensor>& got,
 
 }  // namespace
 
-Teacher::Teacher()
+SharedFolder::SharedFolder()
     : path_((std::filesystem::temp_directory_path() /
-             cat("pyramoe_teacher_", world().size(), "_", ::getppid()))
+             cat("pyramoe_shared_", world().size(), "_", ::getppid()))
                 .string()) {
+  if (world().rank() == 0) std::filesystem::remove_all(path_);
+  world().barrier();
+}
+
+SharedFolder::~SharedFolder() {
+  world().barrier();
+  if (world().rank() == 0) std::filesystem::remove_all(path_);
+}
+
+Bits whole_state(train::Trainer& trainer) {
+  Bits bits;
+  for (const auto& parts : {nn::parts_of(trainer.model()), trainer.optimizer().state()}) {
+    for (const nn::NamedTensor& t : nn::gather_whole(parts, trainer.world())) {
+      bits[t.name] = bits_of(t.value);
+    }
+  }
+  return bits;
+}
+
+Teacher::Teacher() {
   if (world().rank() == 0) {
-    std::filesystem::remove_all(path_);
     train::RunConfig config = family_config("pr_moe", "");
     config.model.gate = "softmax";
-    config.dir = path_;
+    config.dir = path();
     config.train.seed = 7;
     train::Trainer trainer(config, kCpu);
     trainer.step();
     trainer.save();
   }
   world().barrier();
-}
-
-Teacher::~Teacher() {
-  world().barrier();
-  if (world().rank() == 0) std::filesystem::remove_all(path_);
 }
 
 namespace {

@@ -65,15 +65,28 @@ struct Trace {
   std::map<std::string, Tensor> last;   // loss and parameters at the end
 };
 
-// A teacher run that every rank can read; rank 0 trains it a little. Collective.
-class Teacher {
+// A folder that all ranks see, made and removed by rank 0. Collective.
+class SharedFolder {
  public:
-  Teacher();
-  ~Teacher();
+  SharedFolder();
+  ~SharedFolder();
   const std::string& path() const { return path_; }
 
  private:
   std::string path_;
+};
+
+// Weights and optimizer state as bytes, by global name. On rank 0; collective.
+Bits whole_state(train::Trainer& trainer);
+
+// A teacher run that every rank can read; rank 0 trains it a little. Collective.
+class Teacher {
+ public:
+  Teacher();
+  const std::string& path() const { return folder_.path(); }
+
+ private:
+  SharedFolder folder_;
 };
 
 //   nudge  every weight starts as itself times 1 + nudge or 1 - nudge

@@ -113,6 +113,26 @@ TEST(LayoutSum, MicroBatchIsTheRoutingGroup) {
   EXPECT_EQ(test::bit_difference(got, want), "");
 }
 
+// Half on these ranks, half on one: the bits of one rank all the way, moments included.
+TEST(LayoutSum, ARunMayChangeItsLayout) {
+  const test::SharedFolder folder;
+  train::RunConfig config = config_for("pr_moe", "");
+  config.dir = folder.path();
+  config.train.dtype = "f32";
+  {
+    const dist::Mesh mesh = train::make_mesh(world(), config);
+    train::Trainer trainer(config, kCpu, &mesh);
+    for (int i = 0; i < 3; ++i) trainer.step();
+    trainer.save();
+  }
+  if (world().rank() > 0) return;
+  train::Trainer moved(config, kCpu), whole(config, kCpu);
+  moved.resume(nn::Checkpoint::newest(config.dir));
+  for (int i = 0; i < 3; ++i) moved.step();
+  for (int i = 0; i < 6; ++i) whole.step();
+  test::expect_equal_bits(test::whole_state(whole), test::whole_state(moved));
+}
+
 std::string refusal(train::RunConfig config) {
   try {
     train::make_mesh(world(), config);
