@@ -100,7 +100,8 @@ class TrafficMeans {
     fmt::print("\na step of rank 0:\n{:<16} {:>8} {:>10} {:>10} {:>14} {:>14} {:>10} {:>11}\n",
                "collective", "calls", "msg inside", "between", "bytes inside", "between", "ms",
                "exposed ms");
-    for (const auto& [op, row] : json().items()) {
+    const Json means = json();
+    for (const auto& [op, row] : means.items()) {
       fmt::print("{:<16} {:>8.1f} {:>10.1f} {:>10.1f} {:>14.0f} {:>14.0f} {:>10.3f} {:>11.3f}\n",
                  op, row["calls"].get<double>(), row["messages_inside"].get<double>(),
                  row["messages_between"].get<double>(), row["bytes_inside"].get<double>(),
