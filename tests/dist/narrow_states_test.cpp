@@ -23,7 +23,7 @@ void fill_gradients(const train::FlatBuffers& buffers) {
           grad.data<double>()[to + i] = random_normal(key, static_cast<uint64_t>(from + i));
         }
       });
-      group.view(group.grad, slot).copy_from(grad.to(DType::bf16));
+      group.view(group.grad, slot).copy_from(grad.to(group.grad.dtype()));
     }
   }
 }
