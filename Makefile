@@ -18,6 +18,7 @@ help:
 	@echo "make test       install what is missing, build and run all tests"
 	@echo "make gpu        build build-gpu/pyramoe with CUDA (needs nvcc; GPU=\"80;90a\" for other cards)"
 	@echo "make test-gpu   build that with its tests and run those that use a GPU"
+	@echo "make smoke      build, then run every experiment end to end at its smallest (minutes)"
 	@echo "make asan       build with address and undefined-behaviour sanitizers, run the suites of"
 	@echo "                kernels, ops, files, data and training"
 	@echo "make fuzz       build the fuzzers (clang) and replay their corpora"
@@ -52,6 +53,9 @@ test-gpu: deps
 	@$(CONFIGURE_GPU) -DPYRAMOE_TESTS=ON
 	@cmake --build build-gpu --parallel $(JOBS) --target pyramoe $(GPU_SUITES:%=%_test)
 	@tests/run.sh build-gpu -L '^(gpu|ops)$$' -j 1
+
+smoke: deps build
+	@tests/smoke/run.sh $(BUILD)
 
 # Kernels, ops, files, data and whole training steps. The other suites (routing, inference, reports,
 # the program under ulimits) run in `make test` alone.

@@ -28,7 +28,7 @@ struct Options {
   std::vector<std::string> overrides;
   std::string device = "auto";
   int64_t steps = 10, warmup = 2;
-  bool json = false, trace = false;
+  bool json = false, trace = false, no_limits = false;
   // decode
   int64_t batch = 1, context = 0;
 };
@@ -115,15 +115,17 @@ class TrafficMeans {
   int64_t steps_ = 0;
 };
 
-// The limits are those of one process, so many ranks are shown without them.
-void add_limits(const train::RunConfig& config, Device device, double tokens, Json& row) {
+// The products' rate, beside the machine's. Both are of one process: many ranks go without.
+void add_rates(const Options& options, const train::RunConfig& config, Device device, double tokens,
+               Json& row) {
   const DType dtype = train::dtype_of(config);
-  const bench::Limits limits = bench::measure_limits(dtype, device);  // needs memory of its own
   const moe::ModelCost cost = moe::model_cost(config.model, dtype);
-  const double seconds = row["step_ms"].get<double>() * 1e-3;
-  const double rate = static_cast<double>(gemm_flops_per_token(config, cost)) * tokens / seconds;
-  row["limit_ms"] = rate / limits.gemm_flops * seconds * 1e3;
+  const double ms = row["step_ms"].get<double>();
+  const double rate = static_cast<double>(gemm_flops_per_token(config, cost)) * tokens / ms * 1e3;
   row["gemm_gflops"] = rate * 1e-9;
+  if (options.no_limits) return;
+  const bench::Limits limits = bench::measure_limits(dtype, device);  // needs memory of its own
+  row["limit_ms"] = rate / limits.gemm_flops * ms;
   row["limit_gemm_gflops"] = limits.gemm_flops * 1e-9;
   row["share"] = rate / limits.gemm_flops;
 }
@@ -160,7 +162,7 @@ void time_training(const Options& options, dist::Runtime& runtime, train::RunCon
   if (runtime.world().rank() > 0) return;
   trainer.reset();
   if (!runtime.many()) {
-    add_limits(config, device, tokens, row);
+    add_rates(options, config, device, tokens, row);
     print(options, row);
   } else {
     row["ranks"] = runtime.world().size();
@@ -244,6 +246,8 @@ void add_bench(CLI::App& app) {
   train->add_option("overrides", train_options->overrides, "settings as key=value");
   train->add_option("--device", train_options->device, "cpu, cuda or auto");
   common(train, train_options);
+  train->add_flag("--no-limits", train_options->no_limits,
+                  "without the machine's limits, which take seconds to measure");
   train->callback([train_options] { bench_train(*train_options); });
 
   bench::add_layer_bench(*command);

@@ -28,6 +28,7 @@ struct Options {
   lab::PlanOptions plan;
   int jobs = 0;
   int64_t seed = 1;
+  double minutes = 0;
   bool keep_weights = false, collect = false;
 };
 
@@ -189,6 +190,7 @@ void run_command(const Options& options) {
   how.device = options.device.empty() ? planned.scale.device : options.device;
   how.jobs = options.jobs;
   how.keep_weights = options.keep_weights;
+  how.minutes = options.minutes;
   if (options.collect) return collect_only(planned, lab::device_name(how.device));
   if (planned.scale.dry) {
     std::printf("%s", lab::slurm_script(planned.scale, folders, planned.runs).c_str());
@@ -255,6 +257,9 @@ void add_experiment(CLI::App& app) {
   add_plan_options(run, *o);
   run->add_option("--jobs", o->jobs, "runs at a time; default: one a core, or one a GPU")
       ->check(CLI::Range(1, 1024));
+  run->add_option("--minutes", o->minutes,
+                  "end after these with status 75, and train nothing that would take longer")
+      ->check(CLI::Range(0.0, 1e6));
   run->add_flag("--keep-weights", o->keep_weights, "keep what is else deleted after its last use");
   run->add_flag("--collect", o->collect, "start nothing: only gather what job arrays trained");
   run->footer(

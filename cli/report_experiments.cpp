@@ -30,7 +30,7 @@ void print_verdicts(const lab::Experiment& experiment) {
   for (const std::string& scale : lab::shown_scales(experiment)) {
     for (const lab::JudgedClaim& judged : lab::judge_all(experiment, scale)) {
       std::printf("  %s: %-13s %s\n    %s\n", scale.c_str(),
-                  lab::outcome_text(judged.verdict.outcome).c_str(), judged.text.c_str(),
+                  lab::outcome_text(judged.verdict).c_str(), judged.text.c_str(),
                   judged.numbers.c_str());
     }
   }
@@ -54,6 +54,12 @@ void report_one(const ExperimentReportOptions& options, const std::string& folde
   std::printf("%s: %zu runs, %lld of them new; %s/results.md\n", name.c_str(), runs,
               static_cast<long long>(changed), out.c_str());
   print_verdicts(experiment);
+  const std::vector<std::string> stale = lab::stale_runs(experiment, plan);
+  if (stale.empty()) return;
+  std::fprintf(stderr,
+               "warning: %s: %zu runs in results.json (%s%s) have other settings than "
+               "experiment.toml and its scale give now; run the experiment again\n",
+               name.c_str(), stale.size(), stale.front().c_str(), stale.size() > 1 ? ", ..." : "");
 }
 
 // Compares and writes nothing, so that a committed report that has gone stale is found.

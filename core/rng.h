@@ -32,6 +32,7 @@ enum class RngPurpose : uint32_t {
   sampling = 9,
   test = 10,
   weight_rounding = 11,
+  expert_split = 12,
 };
 
 struct RngKey {

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/parallel.h"
+#include "moe/build_model.h"
 
 namespace pyramoe::infer {
 namespace {
@@ -54,6 +55,15 @@ void pack_row(const T* x, int64_t n, int64_t bits, uint8_t* codes, BFloat16* sca
 }
 
 bool is_expert(const std::string& name) { return name.find(".experts.") != std::string::npos; }
+
+// Slots without an expert (moe.budget) need not be stored: bytes of those that have one.
+int64_t live_bytes(nn::Gpt& model, const std::string& name, int64_t bytes) {
+  for (const moe::MoeLayerRef& ref : moe::moe_layers(model)) {
+    if (!name.starts_with(cat("blocks.", ref.layer, "."))) continue;
+    return bytes / ref.moe->router().experts() * ref.moe->router().live_count();
+  }
+  return bytes;
+}
 
 }  // namespace
 
@@ -112,7 +122,7 @@ StorageBytes quantize_experts(LoadedRun& run, int64_t bits) {
       if (!host.same_memory(value)) value.copy_from(host);
       size = packed.bytes();
     }
-    if (is_expert(p->name)) bytes.expert_bytes += size;
+    if (is_expert(p->name)) bytes.expert_bytes += size = live_bytes(*run.model, p->name, size);
     bytes.total_bytes += size;
   }
   if (bits > 0 && bytes.expert_bytes == 0) {

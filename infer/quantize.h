@@ -28,7 +28,7 @@ void unpack_rows(const PackedRows& packed, const Tensor& x);
 // What a model's parameters take, as stored.
 struct StorageBytes {
   int64_t expert_bits = 0;   // of an expert weight's code, or of its dtype
-  int64_t expert_bytes = 0;  // weights and biases of all experts, scales included
+  int64_t expert_bytes = 0;  // weights and biases of all live experts, with scales
   int64_t total_bytes = 0;   // of the whole model
 };
 

@@ -67,7 +67,7 @@ int time_once(const PlannedRun& run, const BenchOptions& options, Metrics& metri
   const int64_t steps = std::clamp<int64_t>(run.config.train.steps / 10, 3, 10);
   Child child(
       {options.program, "bench", "train", write_request(run, false), "--steps",
-       std::to_string(steps), "--json", "--device", options.device},
+       std::to_string(steps), "--json", "--no-limits", "--device", options.device},
       {output, run.folder + "/log.txt", {{"PYRAMOE_THREADS", std::to_string(options.threads)}}});
   const int status = wait_for(child);
   if (status == 0) metrics = bench_metrics(output);

@@ -30,6 +30,13 @@ std::vector<double> numbers_of(const ArmRuns& arm, const std::string& metric) {
   return out;
 }
 
+const ArmRuns& first_with(const std::vector<ArmRuns>& arms, const std::string& metric) {
+  for (const ArmRuns& arm : arms) {
+    if (!numbers_of(arm, metric).empty()) return arm;
+  }
+  return arms.front();
+}
+
 std::vector<double> gaps_to(const ArmRuns& first, const ArmRuns& arm, const std::string& metric) {
   std::vector<double> out;
   for (const RunResult* run : arm.runs) {

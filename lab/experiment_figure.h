@@ -32,6 +32,8 @@ std::string draw_bars(const std::vector<ArmRuns>& arms, const std::string& metri
 
 // An arm's numbers, those of seeds that have one.
 std::vector<double> numbers_of(const ArmRuns& arm, const std::string& metric);
+// The first arm that has numbers; the first of all where none has.
+const ArmRuns& first_with(const std::vector<ArmRuns>& arms, const std::string& metric);
 // The arm's number minus that of another, for every seed that both have: what claims judge. Seeds
 // move all arms together, so these are far closer to each other than the numbers themselves.
 std::vector<double> gaps_to(const ArmRuns& first, const ArmRuns& arm, const std::string& metric);

@@ -35,10 +35,11 @@ std::vector<Row> rows_of(const std::vector<ArmRuns>& arms, const std::string& me
     const Interval plain = interval_of(numbers_of(arm, metric));
     Row row{&arm, numbers_of(arm, metric), plain, mean_text(style, plain)};
     if (gaps) {
-      row.numbers = gaps_to(arms.front(), arm, metric);
+      row.numbers = gaps_to(first_with(arms, metric), arm, metric);
       row.interval = interval_of(row.numbers);
       row.text = number_text(style, plain.mean);
     }
+    if (plain.n == 0) row.text = "no number";
     rows.push_back(std::move(row));
   }
   return rows;
@@ -121,7 +122,7 @@ std::string draw_bars(const std::vector<ArmRuns>& arms, const std::string& metri
   report::draw_axes(svg, x, y, x.ticks(7, unit), {});
   const std::string name = style.counted ? report::unit_for(range.high).name : "";
   std::string words = name.empty() ? style.axis : style.axis + " (" + name + ")";
-  if (!style.from_zero) words += ", minus that of " + printable(arms.front().label, 40);
+  if (!style.from_zero) words += ", minus that of " + printable(first_with(arms, metric).label, 40);
   svg.text((left + right) / 2, bottom + 40, words, {report::kLabelSize, Anchor::middle});
   if (!style.from_zero) {
     svg.line(x.at(0), kTop, x.at(0), bottom, {report::kQuiet, 1, "4 3"});

@@ -21,7 +21,7 @@ using report::Range;
 using report::Rect;
 using report::Svg;
 
-constexpr double kLeft = 78, kTop = 64, kWidth = 720, kHeight = 400, kRight = 40;
+constexpr double kLeft = 78, kTop = 78, kWidth = 720, kHeight = 400, kRight = 40;
 constexpr double kTextHeight = 13;
 
 // Spread and whiskers are of the gap to the first arm within a seed, drawn around the arm's mean.
@@ -41,7 +41,7 @@ std::vector<Point> points_of(const std::vector<ArmRuns>& arms) {
     if (losses.empty() || size.empty() || !(size[0] > 0)) continue;
     Point point{&arm, size[0], active.empty() ? 0 : active[0], interval_of(losses).mean, 0, 0, {}};
     point.low = point.high = point.loss;
-    const std::vector<double> gaps = gaps_to(arms.front(), arm, "loss");
+    const std::vector<double> gaps = gaps_to(first_with(arms, "loss"), arm, "loss");
     const Interval gap = interval_of(gaps);
     if (gap.n > 1 && gap.sd > 0) {
       point.low -= gap.half();
@@ -203,12 +203,14 @@ std::string draw_loss_by_parameters(const std::vector<ArmRuns>& arms, const std:
   Svg svg(kLeft + kWidth + kRight, kTop + kHeight + 58);
   svg.text(kLeft, 24, title, {report::kTitleSize, Anchor::start, true});
   const auto has_whisker = [](const Point& point) { return point.low < point.high; };
-  std::string note = "dotted line: same parameters active per token";
+  const report::TextStyle quiet = {report::kTickSize, Anchor::start, false, report::kQuiet};
   if (std::any_of(points.begin(), points.end(), has_whisker)) {
-    note = "whiskers: 95 % interval of the gap to " + printable(arms.front().label, 40) +
-           ", seed by seed (small dots); " + note;
+    svg.text(kLeft, 44,
+             "whiskers: 95 % interval of the gap to " +
+                 printable(first_with(arms, "loss").label, 60) + ", seed by seed (small dots)",
+             quiet);
   }
-  svg.text(kLeft, 46, note, {report::kTickSize, Anchor::start, false, report::kQuiet});
+  svg.text(kLeft, 61, "dotted line: same parameters active per token", quiet);
   const report::Unit unit = report::unit_for(x.high());
   report::draw_axes(svg, x, y, x.ticks(6, unit.value), y.ticks(6));
   svg.text(kLeft + kWidth / 2, kTop + kHeight + 42,

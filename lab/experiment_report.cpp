@@ -1,5 +1,6 @@
 #include "lab/experiment_report.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include "core/file.h"
@@ -92,6 +93,27 @@ int64_t collect_results(Experiment& experiment, const PlanOptions& options) {
     }
   }
   return changed;
+}
+
+std::vector<std::string> stale_runs(const Experiment& experiment, const PlanOptions& options) {
+  std::vector<std::string> stale;
+  for (const auto& [name, scale] : experiment.scales) {
+    const auto is_here = [&, at = name](const RunResult& run) { return run.scale == at; };
+    const std::vector<RunResult>& runs = experiment.results.runs;
+    if (scale.dry || std::none_of(runs.begin(), runs.end(), is_here)) continue;
+    PlanOptions one_seed = options;
+    one_seed.seeds = 1;
+    std::map<std::string, std::string> hashes;
+    for (const PlannedRun& plan : plan_runs(experiment.definition, scale, one_seed)) {
+      hashes[plan.arm] = plan.hash;
+    }
+    for (const RunResult& run : runs) {
+      const auto now = hashes.find(run.arm);
+      if (run.scale != name || now == hashes.end() || now->second == run.config_hash) continue;
+      stale.push_back(cat(run.scale, " ", run.arm, " ", run.seed));
+    }
+  }
+  return stale;
 }
 
 std::map<std::string, std::string> report_files(const Experiment& experiment) {

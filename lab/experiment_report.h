@@ -19,6 +19,10 @@ Experiment read_experiment(const std::string& folder);
 // were new or changed.
 int64_t collect_results(Experiment& experiment, const PlanOptions& options);
 
+// Runs in results.json whose settings are not what the definition gives now: "cpu moe_large 2".
+// Compared with newer ones they would mix two experiments.
+std::vector<std::string> stale_runs(const Experiment& experiment, const PlanOptions& options);
+
 // Name and content of results.md and figure_SCALE.svg, for the scales that are shown.
 std::map<std::string, std::string> report_files(const Experiment& experiment);
 

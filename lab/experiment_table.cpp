@@ -81,7 +81,7 @@ std::string arm_table(const Experiment& e, const std::string& scale) {
 std::string claim_list(const Experiment& e, const std::string& scale) {
   std::string out;
   for (const JudgedClaim& judged : judge_all(e, scale)) {
-    out += fmt::format("- **{}**: {}.<br>{}.\n", outcome_text(judged.verdict.outcome),
+    out += fmt::format("- **{}**: {}.<br>{}.\n", outcome_text(judged.verdict),
                        one_line(judged.text), one_line(judged.numbers));
   }
   return out;
@@ -152,14 +152,14 @@ std::string paper_section(const PaperFacts& paper) {
 std::string count_text(const std::vector<JudgedClaim>& claims) {
   if (claims.empty()) return "–";
   std::string out;
-  for (const Outcome outcome : {Outcome::holds, Outcome::fails, Outcome::undecided}) {
+  for (const char* outcome : {"holds", "does not hold", "not decided", "not run"}) {
     const auto n = std::count_if(claims.begin(), claims.end(), [&](const JudgedClaim& judged) {
-      return judged.verdict.outcome == outcome;
+      return outcome_text(judged.verdict) == outcome;
     });
     if (n == 0) continue;
-    const char* words = outcome == Outcome::holds   ? (n == 1 ? "holds" : "hold")
-                        : outcome == Outcome::fails ? (n == 1 ? "does not" : "do not")
-                                                    : "not decided";
+    std::string words = outcome;
+    if (words == "holds" && n > 1) words = "hold";
+    if (words == "does not hold") words = n > 1 ? "do not" : "does not";
     out += fmt::format("{}{} {}", out.empty() ? "" : ", ", n, words);
   }
   return out;

@@ -15,10 +15,10 @@ namespace pyramoe::lab {
 
 struct PlanOptions {
   int64_t seeds = 0;                      // 0 = the scale's
-  std::vector<std::string> arms;          // empty = all; what these need is planned too
+  std::vector<std::string> arms = {};     // empty = all; what these need is planned too
   std::string runs = "runs/experiments";  // where run folders lie
   double length = 1;                      // factor on steps, warm-up, decay and eval_every
-  Settings set;                           // of all arms, last
+  Settings set = {};                      // of all arms, last
 };
 
 struct PlannedRun {

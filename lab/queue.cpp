@@ -47,8 +47,9 @@ Queue::Queue(const std::vector<PlannedRun>& runs, bool keep_weights) : keep_weig
 void Queue::add(const PlannedRun& run) {
   const auto same = std::find_if(units_.begin(), units_.end(),
                                  [&](const Unit& unit) { return unit.run.folder == run.folder; });
-  Unit& unit = same == units_.end() ? units_.emplace_back() : *same;
-  if (same == units_.end()) unit.run = run;
+  const bool is_new = same == units_.end();
+  Unit& unit = is_new ? units_.emplace_back() : *same;
+  if (is_new) unit.run = run;
   if (!run.tasks.empty()) {
     if (!unit.tasks.empty() && (unit.tasks != run.tasks || unit.task_limit != run.task_limit)) {
       fail(Exit::config, "arm ", run.arm, " of ", run.experiment, " is the same run as arm ",
@@ -98,7 +99,7 @@ Stage Queue::stage_of(const Unit& unit) {
   return unit.tasks_done ? Stage::done : Stage::tasks;
 }
 
-std::optional<size_t> Queue::next() const {
+std::optional<size_t> Queue::next(double most_flops) const {
   std::optional<size_t> best;
   const auto key = [&](size_t i) {
     const Unit& unit = units_[i];
@@ -109,6 +110,7 @@ std::optional<size_t> Queue::next() const {
     const Unit& unit = units_[i];
     if (unit.running || unit.failed || !unit.blocked_by.empty()) continue;
     if (stage_of(unit) == Stage::done) continue;
+    if (stage_of(unit) == Stage::train && unit.run.flops > most_flops) continue;
     const bool ready = std::all_of(unit.needs.begin(), unit.needs.end(),
                                    [&](size_t need) { return units_[need].trained; });
     if (ready && (!best || key(i) < key(*best))) best = i;

@@ -4,6 +4,7 @@
 // unit is.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -42,8 +43,9 @@ class Queue {
   const std::vector<Unit>& units() const { return units_; }
 
   static Stage stage_of(const Unit& unit);
-  // The unit to start now: its needs are trained; seed by seed, long chains first.
-  std::optional<size_t> next() const;
+  // The unit to start now: its needs are trained; seed by seed, long chains first. Trainings of
+  // more than so many FLOPs are passed over.
+  std::optional<size_t> next(double most_flops = HUGE_VAL) const;
   // Marks all that needs this unit, directly or not.
   void block_users(size_t index);
   // Whether its weights are to be kept: someone will still read them, or --keep-weights.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <csignal>
 #include <memory>
 
@@ -43,7 +44,7 @@ class Runner {
     begin();
     queue_.drop_weights();
     for (;;) {
-      if (train::stop_requested()) stop();
+      if (train::stop_requested() || seconds_left() <= 0) stop();
       for (Job& job : jobs_) {
         if (!job.child || job.child->running()) continue;
         finish(job);
@@ -53,6 +54,7 @@ class Runner {
       screen_.status();
       ::usleep(20000);
     }
+    if (queue_.next()) stop();  // there was no time for it
     bench();
     queue_.drop_weights();
     screen_.summary(seconds_since(begin_));
@@ -83,12 +85,22 @@ class Runner {
     return std::none_of(jobs_.begin(), jobs_.end(), [](const Job& job) { return !!job.child; });
   }
 
+  double seconds_left() const {
+    return options_.minutes > 0 ? options_.minutes * 60 - seconds_since(begin_) : HUGE_VAL;
+  }
+
+  // What one place can do until the end; a training that needs more would only be cut off.
+  double flops_left() const {
+    const double rate = screen_.flops_per_second();
+    return std::isfinite(rate) ? seconds_left() * rate : HUGE_VAL;
+  }
+
   // Gives work to places that have none; says whether any was given.
   bool fill() {
     bool given = false;
     for (size_t place = 0; place < jobs_.size(); ++place) {
       if (jobs_[place].child) continue;
-      const std::optional<size_t> index = queue_.next();
+      const std::optional<size_t> index = queue_.next(flops_left());
       if (!index) break;
       start(place, *index);
       given = true;
@@ -165,7 +177,7 @@ class Runner {
     job.child.reset();
     unit.running = false;
     if (status != 0) {
-      if (!train::stop_requested()) fail_unit(job, status, "");
+      if (!stopping_ && !train::stop_requested()) fail_unit(job, status, "");
       return;
     }
     try {
@@ -204,6 +216,7 @@ class Runner {
   }
 
   [[noreturn]] void stop() {
+    stopping_ = true;
     int64_t running = 0;
     for (const Job& job : jobs_) {
       if (!job.child) continue;
@@ -216,7 +229,9 @@ class Runner {
       job.child->wait();
       finish(job);  // one may have come to its end just then
     }
-    fail(Exit::preempted, "stopped by a signal; the same command goes on from here");
+    fail(Exit::preempted, train::stop_requested() ? "stopped by a signal" : "time is over", ", ",
+         queue_.count_done(), " of ", queue_.units().size(),
+         " runs done; the same command goes on from here");
   }
 
   void bench() {
@@ -234,6 +249,7 @@ class Runner {
   std::vector<Job> jobs_;
   Clock::time_point begin_ = Clock::now();
   int status_ = 0;
+  bool stopping_ = false;  // what ends now was told to
 };
 
 }  // namespace

@@ -15,6 +15,8 @@ struct RunnerOptions {
   std::string device = "cpu";  // cpu or cuda
   int jobs = 0;                // at a time; 0 = a core each, or a GPU each
   bool keep_weights = false;
+  double minutes =
+      0;  // ends as if told to after these; trains nothing that would take longer. 0 = no end
 };
 
 // Trains, evaluates and times everything that is not done yet; returns the status of the first run

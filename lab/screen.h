@@ -22,6 +22,8 @@ class Screen {
   void failed(const Unit& unit, int status, const std::string& why);
   void status();  // redraws the lowest line, at most a few times a second
   void summary(double seconds);
+  // Of a place in a second, as trainings that ended here did it; NaN before the first.
+  double flops_per_second() const { return flops_done_ / seconds_done_; }
 
  private:
   double seconds_left() const;

@@ -27,7 +27,8 @@ bool all_same(const std::vector<double>& numbers) {
 
 // Equal bits of a timing are one timing that was written down several times.
 std::vector<double> measured_once(const std::string& metric, std::vector<double> numbers) {
-  if (metric.rfind("bench.", 0) == 0 && numbers.size() > 1 && all_same(numbers)) {
+  const bool timing = metric.rfind("bench.", 0) == 0 && !style_of(metric).exact;
+  if (timing && numbers.size() > 1 && all_same(numbers)) {
     numbers.erase(numbers.begin() + 1, numbers.end());
   }
   return numbers;
@@ -92,7 +93,7 @@ std::string measured_text(const Claim& claim, const std::string& left, const std
 }
 
 std::string side_text(Side side) {
-  return side == Side::below ? "below" : side == Side::above ? "above" : "within ±";
+  return side == Side::below ? "below " : side == Side::above ? "above " : "within ±";
 }
 
 }  // namespace
@@ -148,22 +149,24 @@ Verdict judge(const Claim& claim, const Results& results, const std::string& sca
   return out;
 }
 
-std::string outcome_text(Outcome outcome) {
-  return outcome == Outcome::holds   ? "holds"
-         : outcome == Outcome::fails ? "does not hold"
-                                     : "not decided";
+std::string outcome_text(const Verdict& verdict) {
+  if (verdict.interval.n == 0) return "not run";
+  return verdict.outcome == Outcome::holds   ? "holds"
+         : verdict.outcome == Outcome::fails ? "does not hold"
+                                             : "not decided";
 }
 
 std::string verdict_text(const Claim& claim, const Verdict& verdict, const std::string& left,
                          const std::string& right) {
   const std::string what = measured_text(claim, left, right);
   const Interval& x = verdict.interval;
-  if (x.n == 0) return what + ": no seed has been run on both sides yet";
-  const MetricStyle style = style_of(claim.metric);
+  if (x.n == 0) return what + ": no seed has this number yet";
+  MetricStyle style = style_of(claim.metric);
+  const bool plain = claim.measure == Measure::ratio || claim.measure == Measure::tokens_to_match;
+  if (claim.measure == Measure::difference && style.suffix == " %") style.suffix = " points";
   const auto number = [&](double value) {
-    if (claim.measure == Measure::value) return number_text(style, value);
-    if (claim.measure == Measure::difference) return signed_text(style, value);
-    return fmt::format("{:.3f}", value);
+    if (plain) return fmt::format("{:.3f}", value);
+    return claim.measure == Measure::value ? number_text(style, value) : signed_text(style, value);
   };
   std::string out = fmt::format("{} = {}", what, number(x.mean));
   if (verdict.exact) {
@@ -177,10 +180,10 @@ std::string verdict_text(const Claim& claim, const Verdict& verdict, const std::
     out += fmt::format(" (not reached in {} of {} runs, which count as their own length)",
                        verdict.unreached, x.n);
   }
-  std::string margin = number(claim.margin);
-  if (claim.side == Side::within && margin[0] == '+') margin.erase(0, 1);
-  return fmt::format("{}; claimed: {}{}{}", out, side_text(claim.side),
-                     claim.side == Side::within ? "" : " ", margin);
+  const std::string margin = plain
+                                 ? fmt::format("{:.6g}", claim.margin)
+                                 : fmt::format("{:.6g}{}", claim.margin / style.unit, style.suffix);
+  return fmt::format("{}; claimed: {}{}", out, side_text(claim.side), margin);
 }
 
 std::vector<SeedValue> values_of(const Results& results, const std::string& scale,

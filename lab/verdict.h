@@ -34,8 +34,8 @@ Verdict judge(const Claim& claim, const Results& results, const std::string& sca
 // Where an interval lies. Open ends (of one number) decide nothing.
 Outcome decide(const Interval& interval, Side side, double margin);
 
-// "holds", "does not hold", "not decided"
-std::string outcome_text(Outcome outcome);
+// "holds", "does not hold", "not decided"; "not run" where no seed has the numbers
+std::string outcome_text(const Verdict& verdict);
 // The measured number with its interval and what was claimed of it, for people. `left` and `right`
 // are the labels of the arms.
 std::string verdict_text(const Claim& claim, const Verdict& verdict, const std::string& left,

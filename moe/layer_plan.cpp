@@ -97,6 +97,34 @@ std::vector<int64_t> expand_experts(const std::string& text, int64_t layers) {
   return experts;
 }
 
+namespace {
+
+// moe.budget in equal parts over the layers of experts.
+void share_budget(const ModelConfig& config, std::vector<LayerPlan>& plan) {
+  if (config.gate != "softmax" || config.force_balance) {
+    fail(Exit::config, "moe.budget = ", config.budget, " needs moe.gate = \"softmax\" without ",
+         "moe.force_balance: other choices know nothing of empty slots");
+  }
+  int64_t layers = 0;
+  for (const LayerPlan& layer : plan) layers += layer.experts > 0 ? 1 : 0;
+  if (layers == 0 || config.budget % layers != 0) {
+    fail(Exit::config, "moe.budget = ", config.budget, " does not divide among the ", layers,
+         " layers of experts, which start equal");
+  }
+  const int64_t share = config.budget / layers;
+  for (size_t i = 0; i < plan.size(); ++i) {
+    if (plan[i].experts == 0) continue;
+    if (share > plan[i].experts || share < config.top_k) {
+      fail(Exit::config, "moe.budget = ", config.budget, " gives each of ", layers, " layers ",
+           share, " experts; layer ", i, " has ", plan[i].experts,
+           " slots (moe.experts) and needs ", config.top_k, " (moe.top_k) at least");
+    }
+    plan[i].live = share;
+  }
+}
+
+}  // namespace
+
 std::vector<LayerPlan> layer_plan(const ModelConfig& config) {
   if (config.dim % config.heads != 0) {
     fail(Exit::config, "model.heads = ", config.heads, " does not divide model.dim = ", config.dim,
@@ -117,11 +145,12 @@ std::vector<LayerPlan> layer_plan(const ModelConfig& config) {
              "\"); lower moe.top_k or give every layer of experts at least that many");
       }
       layer.kind = config.residual ? FfnKind::residual_moe : FfnKind::moe;
-      layer.experts = experts;
+      layer.experts = layer.live = experts;
       layer.top_k = config.top_k;
     }
     plan.push_back(layer);
   }
+  if (config.budget > 0) share_budget(config, plan);
   if (config.dispatch == "einsum" && config.capacity_factor == 0) {
     fail(Exit::config, "moe.dispatch = \"einsum\" has one slot per unit of capacity: set ",
          "moe.capacity_factor (1.0 or more), or use moe.dispatch = \"segments\"");

@@ -13,9 +13,10 @@ const char* kind_name(FfnKind kind);
 
 struct LayerPlan {
   FfnKind kind = FfnKind::dense;
-  int64_t experts = 0;  // 0 for a dense block
+  int64_t experts = 0;  // slots; 0 for a dense block
   int64_t top_k = 0;
   int64_t degree = 1;  // ranks that share one set of experts
+  int64_t live = 0;    // slots that have an expert when training begins; fewer only with moe.budget
   bool operator==(const LayerPlan&) const = default;
 };
 

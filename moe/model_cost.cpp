@@ -29,11 +29,12 @@ LayerCost layer_cost(const ModelConfig& c, const LayerPlan& plan) {
     weights += mlp_weights(d, c.dense_hidden());
   } else {
     const int64_t expert = count.mlp(d, c.moe_hidden());
-    const int64_t router = d * plan.experts + (c.gate == "sigmoid_bias" ? plan.experts : 0);
-    cost.params_expert = plan.experts * expert;
+    const int64_t router = d * plan.live + (c.gate == "sigmoid_bias" ? plan.live : 0);
+    cost.params_expert = plan.live * expert;
+    cost.params_spare = (plan.experts - plan.live) * (expert + d);
     cost.params += router + cost.params_expert;
     cost.params_active += router + plan.top_k * expert;
-    weights += d * plan.experts + plan.top_k * mlp_weights(d, c.moe_hidden());
+    weights += d * plan.live + plan.top_k * mlp_weights(d, c.moe_hidden());
     if (plan.kind == FfnKind::residual_moe) {
       const int64_t mix = c.residual_mix == "learned" ? count.linear(d, 2) : 0;
       cost.params += count.mlp(d, c.residual_hidden()) + mix;
@@ -66,6 +67,7 @@ ModelCost model_cost(const ModelConfig& config, DType dtype) {
     cost.params_total += layer.params;
     cost.params_active += layer.params_active;
     cost.params_expert += layer.params_expert;
+    cost.params_spare += layer.params_spare;
     cost.flops_per_token += layer.flops_per_token;
   }
   cost.flops_per_token += 6 * config.vocab * config.dim;
@@ -73,8 +75,9 @@ ModelCost model_cost(const ModelConfig& config, DType dtype) {
   const int64_t size = size_of(dtype);
   const int64_t wide = dtype == DType::f64 ? 8 : 4;
   const int64_t master = dtype == DType::bf16 ? wide : 0;
-  cost.bytes_weights = cost.params_total * size;
-  cost.bytes_training = cost.params_total * (size + master + wide + 2 * wide);
+  const int64_t held = cost.params_total + cost.params_spare;
+  cost.bytes_weights = held * size;
+  cost.bytes_training = held * (size + master + wide + 2 * wide);
   return cost;
 }
 

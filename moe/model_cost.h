@@ -11,6 +11,7 @@ struct LayerCost {
   int64_t params = 0;         // all of the block
   int64_t params_active = 0;  // those that one token passes through
   int64_t params_expert = 0;  // in experts
+  int64_t params_spare = 0;   // in slots without one; not in params
   int64_t flops_per_token = 0;
 };
 
@@ -18,6 +19,7 @@ struct ModelCost {
   std::vector<LayerCost> layers;
   int64_t params_embedding = 0;  // token and position tables
   int64_t params_total = 0, params_active = 0, params_expert = 0, params_dense = 0;
+  int64_t params_spare = 0;  // of slots without an expert (moe.budget): memory, but no model
   // Multiply-adds of a forward and backward pass counted as 2 FLOPs each: 6 per active weight of a
   // matrix product (the head included, look-ups not), plus 12 D T / 2 per layer for causal
   // attention at full context.

@@ -1,9 +1,17 @@
 #include "moe/router.h"
 
+#include <algorithm>
+
 #include "autograd/ops.h"
+#include "core/kernels/elementwise.h"
 #include "dist/collective_ops.h"
 
 namespace pyramoe::moe {
+namespace {
+
+constexpr double kEmpty = -1e30;  // exp of it, less any logit, is 0
+
+}  // namespace
 
 int64_t Routing::dropped() const {
   const Tensor last = offsets.rows(offsets.dim(0) - 1, offsets.dim(0));
@@ -38,6 +46,10 @@ Router::Router(const ModelConfig& config, const LayerPlan& plan, const nn::Build
   }
   weight_ = add_parameter("weight", {experts_, config.dim}, wide, nn::Init::normal(config.init_std),
                           true, place);
+  if (config.budget > 0) {
+    mask_ = add_buffer("mask", Tensor::zeros({experts_}, wide.dtype, build.device));
+    for (int64_t slot = plan.live; slot < experts_; ++slot) set_live(slot, false);
+  }
   if (gate_->has_bias()) {
     bias_ = add_buffer("balance_bias", Tensor::zeros({experts_}, wide.dtype, build.device));
   }
@@ -85,8 +97,8 @@ Routing Router::route(const Var& x, const nn::Context& context) const {
 bool Router::fuses(const Var& x, const dist::ProcessGroup& slice,
                    const nn::Context& context) const {
   const bool noisy = context.training && noise_ != Noise::none;
-  return fused_ && slice.size() == 1 && softmax_gate_ && !noisy && !force_balance_ &&
-         !context.keep_probabilities && x.dim(0) > 0 &&
+  return fused_ && !mask_.defined() && slice.size() == 1 && softmax_gate_ && !noisy &&
+         !force_balance_ && !context.keep_probabilities && x.dim(0) > 0 &&
          x.value().device().type == DeviceType::cuda && weight_.dtype() == DType::f32;
 }
 
@@ -111,6 +123,10 @@ Var Router::score_plain(const Var& x, const dist::ProcessGroup& slice, const nn:
   if (context.keep_probabilities) r.probability = choice.probability.value();
   if (context.training) {
     add_balance_losses(balance_, z, choice, group_rows(group_, context), r);
+    if (mask_.defined()) {  // 1 when routing is uniform over the live experts
+      const double share = static_cast<double>(live_count()) / static_cast<double>(experts_);
+      r.balance_loss = ops::scale(r.balance_loss, share);
+    }
   }
   return ops::take(choice.score, choice.expert);  // (N, k)
 }
@@ -124,7 +140,7 @@ Var Router::logits(const Var& x, const dist::ProcessGroup& slice,
     in = ops::jitter(in, jitter_, context.key(RngPurpose::gate_jitter),
                      context.first_token() + slice.rank() * x.dim(0));
   }
-  return ops::linear(in, weight_, Var());
+  return ops::linear(in, weight_, mask_);
 }
 
 Choice Router::choose(const Var& logits, const nn::Context& context) const {
@@ -142,7 +158,8 @@ Choice Router::choose(const Var& logits, const nn::Context& context) const {
 // Places an expert has for the tokens of a group; 0 = for all of them.
 int64_t Router::places(int64_t rows, const nn::Context& context) const {
   if (!context.training || capacity_factor_ <= 0) return 0;
-  const int64_t capacity = expert_capacity(rows, experts_, top_k_, capacity_factor_, min_capacity_);
+  const int64_t capacity =
+      expert_capacity(rows, live_count(), top_k_, capacity_factor_, min_capacity_);
   return capacity < rows ? capacity : 0;
 }
 
@@ -155,6 +172,30 @@ Tensor Router::keep(const Tensor& expert, const Tensor& weight, int64_t rows, in
                                 context.key(RngPurpose::token_selection), context.first_token(),
                                 kept);
   return kept;
+}
+
+std::vector<bool> Router::live() const {
+  std::vector<bool> live(static_cast<size_t>(experts_), true);
+  if (!mask_.defined()) return live;
+  const std::vector<double> mask = mask_.value().to_vector();
+  for (size_t e = 0; e < live.size(); ++e) live[e] = mask[e] == 0;
+  return live;
+}
+
+int64_t Router::live_count() const {
+  if (!mask_.defined()) return experts_;
+  if (live_count_ < 0) {
+    const std::vector<bool> all = live();
+    live_count_ = std::count(all.begin(), all.end(), true);
+  }
+  return live_count_;
+}
+
+void Router::set_live(int64_t slot, bool live) const {
+  PM_CHECK(mask_.defined(), "Router: without moe.budget every slot has an expert");
+  Tensor place = mask_.value().rows(slot, slot + 1);
+  kernels::fill(live ? 0.0 : kEmpty, place);
+  live_count_ = -1;
 }
 
 void Router::update_bias(const Tensor& load) const {

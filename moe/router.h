@@ -24,7 +24,13 @@ class Router : public nn::Module {
   // Moves the bias one step against `load`: once per optimizer step, with the loads of all its
   // micro-batches and ranks summed.   load (E) i64
   void update_bias(const Tensor& load) const;
-  int64_t experts() const { return experts_; }
+  int64_t experts() const { return experts_; }  // slots, with or without an expert
+  // With moe.budget some slots are empty: nothing is ever routed there. Whether each slot has an
+  // expert; waits for the device.
+  std::vector<bool> live() const;
+  // Counted at the first call and after set_live: weights are loaded before the first pass.
+  int64_t live_count() const;
+  void set_live(int64_t slot, bool live) const;
   // Whether the fused op may be used; without it routing goes op by op.
   void allow_fused(bool yes) { fused_ = yes; }
 
@@ -50,6 +56,8 @@ class Router : public nn::Module {
   BalanceOptions balance_;
   dist::ProcessGroup slice_;  // tensor ranks that each have a part of the tokens
   Var weight_, bias_;
+  mutable int64_t live_count_ = -1;  // -1: to be counted
+  Var mask_;  // (E), added to the logits: 0, or for an empty slot a number that no token chooses
 };
 
 }  // namespace pyramoe::moe

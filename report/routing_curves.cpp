@@ -48,7 +48,7 @@ std::string polyline(const Line& line, const Axis& x, const Axis& y, bool percen
 
 std::string axes(const Axis& x, const Axis& y, bool percent) {
   std::string out;
-  for (const Tick& tick : y.ticks(4, percent ? 0.01 : 1)) {
+  for (const Tick& tick : y.ticks(5, percent ? 0.01 : 1)) {
     const std::string at = coordinate(y.at(tick.value));
     out += fmt::format(
         "<line class=\"grid\" x1=\"{}\" x2=\"{}\" y1=\"{}\" y2=\"{}\"/>"

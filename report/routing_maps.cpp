@@ -44,8 +44,9 @@ uint8_t colour_of(double ratio) {
 // What a script shows when the mouse is over a cell: hundredths, and nothing for what is unknown.
 std::string values_of(const HeatMap& map) {
   std::string out;
-  for (const double ratio : map.ratio) {
-    if (!out.empty()) out += ',';
+  for (size_t i = 0; i < map.ratio.size(); ++i) {
+    if (i > 0) out += ',';
+    const double ratio = map.ratio[i];
     if (std::isfinite(ratio)) out += std::to_string(std::lround(100 * std::min(ratio, 99.0)));
   }
   return out;
@@ -95,18 +96,19 @@ std::string draw_map(const HeatMap& map) {
   if (map.rows * map.columns == 0) return "";
   std::vector<uint8_t> pixels;
   for (const double ratio : map.ratio) pixels.push_back(colour_of(ratio));
-  const auto row = std::clamp<int64_t>(240 / map.rows, 3, map.wide ? 22 : 28);
-  const auto column = std::clamp<int64_t>(420 / map.columns, 3, 40);
+  const auto row = std::clamp<int64_t>((map.wide ? 240 : 320) / map.rows, 3, map.wide ? 22 : 28);
+  const auto column = std::clamp<int64_t>(360 / map.columns, 3, 40);
   size_t gutter = 1;  // letters of the longest row label
   for (const MapLabel& label : map.row_labels) gutter = std::max(gutter, label.text.size());
+  const std::string width = coordinate(0.48 * static_cast<double>(gutter + 1));  // rem
   const std::string size =
-      map.wide ? "" : fmt::format(";width:calc({}px + {}ch)", column * map.columns, gutter + 2);
+      map.wide ? "" : fmt::format(";--width:calc({}px + {}rem)", column * map.columns, width);
   return fmt::format(
-      "<figure class=\"map{}\" style=\"--gutter:{}ch{}\">\n<figcaption>{}</figcaption>\n"
+      "<figure class=\"map{}\" style=\"--gutter:{}rem{}\">\n<figcaption>{}</figcaption>\n"
       "<div class=\"cells\"><div class=\"rows\">{}</div>"
       "<img src=\"{}\" alt=\"{}\" style=\"height:{}px\" data-rows=\"{}\" data-columns=\"{}\" "
       "data-values=\"{}\" data-unit=\"{}\"></div>\n<div class=\"columns\">{}</div>\n{}</figure>\n",
-      map.wide ? " wide" : "", gutter + 1, size, map.caption, labels_of(map.row_labels, "top"),
+      map.wide ? " wide" : "", width, size, map.caption, labels_of(map.row_labels, "top"),
       png_address(map.columns, map.rows, pixels, palette()), html_escape(map.alt), row * map.rows,
       names_of(map.row_names), names_of(map.column_names), values_of(map), html_escape(map.unit),
       labels_of(map.column_labels, "left"),
@@ -115,9 +117,9 @@ std::string draw_map(const HeatMap& map) {
 
 std::string map_legend(const std::string& low, const std::string& even, const std::string& high) {
   return fmt::format(
-      "<p class=\"legend\"><span>{}</span><i class=\"scale\"></i><span>{}</span></p>"
-      "<p class=\"legend-even\">{}</p>\n",
-      low, high, even);
+      "<div class=\"legend\"><i class=\"scale\"></i><span>{}</span><span>{}</span><span>{}</span>"
+      "</div>\n",
+      low, even, high);
 }
 
 std::vector<MapLabel> even_labels(const std::vector<std::string>& names, size_t most) {

@@ -52,16 +52,22 @@ std::vector<int64_t> Counts::column_sums() const {
   return sums;
 }
 
-double imbalance(const std::vector<int64_t>& load) {
+int64_t sharers(const std::vector<int64_t>& load, Sharers who) {
+  const auto idle = std::count(load.begin(), load.end(), int64_t{0});
+  return static_cast<int64_t>(load.size()) - (who == Sharers::busy ? idle : 0);
+}
+
+double imbalance(const std::vector<int64_t>& load, Sharers who) {
   const double total = sum_of(load);
   if (total <= 0) return kNone;
   const auto most = static_cast<double>(*std::max_element(load.begin(), load.end()));
-  return most * static_cast<double>(load.size()) / total;
+  return most * static_cast<double>(sharers(load, who)) / total;
 }
 
-double evenness(const std::vector<int64_t>& load) {
+double evenness(const std::vector<int64_t>& load, Sharers who) {
   if (sum_of(load) <= 0) return kNone;
-  return load.size() < 2 ? 1 : entropy(load) / std::log(static_cast<double>(load.size()));
+  const int64_t count = sharers(load, who);
+  return count < 2 ? 1 : entropy(load) / std::log(static_cast<double>(count));
 }
 
 double shared_information(const Counts& counts) {
@@ -73,37 +79,57 @@ double shared_information(const Counts& counts) {
   return std::clamp(shared / mean, 0.0, 1.0);
 }
 
-std::vector<double> against_chance(const Counts& counts) {
+double chance_information(const Counts& counts) {
+  const std::vector<int64_t> rows = counts.row_sums(), columns = counts.column_sums();
+  const double mean = (entropy(rows) + entropy(columns)) / 2;
+  if (counts.total() == 0 || mean <= 0) return 0;
+  const auto used = [](const std::vector<int64_t>& sums) {
+    return static_cast<double>(sums.size()) -
+           static_cast<double>(std::count(sums.begin(), sums.end(), int64_t{0}));
+  };
+  const double nats =
+      (used(rows) - 1) * (used(columns) - 1) / (2 * static_cast<double>(counts.total()));
+  return std::min(1.0, nats / mean);
+}
+
+std::vector<double> against_chance(const Counts& counts, bool distinct) {
   const std::vector<int64_t> rows = counts.row_sums(), columns = counts.column_sums();
   const auto total = static_cast<double>(counts.total());
+  const auto chance = [&](int64_t r, int64_t c) {
+    if (total == 0 || (distinct && r == c)) return 0.0;
+    return static_cast<double>(rows[static_cast<size_t>(r)]) *
+           static_cast<double>(columns[static_cast<size_t>(c)]) / total;
+  };
+  double all = 0;
+  for (int64_t r = 0; r < counts.rows; ++r) {
+    for (int64_t c = 0; c < counts.columns; ++c) all += chance(r, c);
+  }
   std::vector<double> out;
   for (int64_t r = 0; r < counts.rows; ++r) {
     for (int64_t c = 0; c < counts.columns; ++c) {
-      const double expected = total > 0
-                                  ? static_cast<double>(rows[static_cast<size_t>(r)]) *
-                                        static_cast<double>(columns[static_cast<size_t>(c)]) / total
-                                  : 0;
+      const double expected = all > 0 ? chance(r, c) * total / all : 0;
       out.push_back((static_cast<double>(counts.at(r, c)) + 1) / (expected + 1));
     }
   }
   return out;
 }
 
-std::vector<double> against_even(const Counts& counts) {
+std::vector<double> against_even(const Counts& counts, Sharers who) {
+  const auto even = static_cast<double>(sharers(counts.column_sums(), who));
   const std::vector<int64_t> rows = counts.row_sums();
   std::vector<double> out;
   for (int64_t r = 0; r < counts.rows; ++r) {
     const auto total = static_cast<double>(rows[static_cast<size_t>(r)]);
     for (int64_t c = 0; c < counts.columns; ++c) {
       const double share = static_cast<double>(counts.at(r, c)) / total;
-      out.push_back(total > 0 ? share * static_cast<double>(counts.columns) : kNone);
+      out.push_back(total > 0 ? share * even : kNone);
     }
   }
   return out;
 }
 
 LoadOverTime load_over_time(const std::vector<train::RoutingRecord>& records, size_t layer,
-                            int64_t most_columns) {
+                            int64_t most_columns, Sharers who) {
   LoadOverTime out;
   if (records.empty()) return out;
   out.tokens = static_cast<double>(records.back().tokens);
@@ -129,9 +155,13 @@ LoadOverTime load_over_time(const std::vector<train::RoutingRecord>& records, si
       }
     }
   }
+  std::vector<double> even(columns, 0);  // by how many a column's work is shared
+  for (size_t i = 0; i < sums.size(); ++i) {
+    if (who == Sharers::all || sums[i] > 0) even[i % columns] += 1;
+  }
   for (size_t i = 0; i < sums.size(); ++i) {
     const double total = totals[i % columns];
-    out.ratio.push_back(total > 0 ? sums[i] * static_cast<double>(experts) / total : kNone);
+    out.ratio.push_back(total > 0 ? sums[i] * even[i % columns] / total : kNone);
   }
   return out;
 }

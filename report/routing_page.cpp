@@ -25,6 +25,7 @@ struct Material {
   std::vector<train::RoutingRecord> records;
   std::optional<Observation> seen;
   std::vector<std::string> missing;  // sentences
+  Sharers who = Sharers::all;
 };
 
 int64_t experts_of(const Material& m, size_t layer) {
@@ -59,6 +60,7 @@ Material gather(const std::string& folder, const RoutingOptions& options) {
          " is a dense model (moe.experts = ", quoted(m.run.config.model.experts),
          "), so nothing is routed; name a run with experts");
   }
+  if (m.run.config.model.budget > 0) m.who = Sharers::busy;
   const int64_t steps = m.run.config.train.steps;
   if (m.run.step < steps) {
     m.missing.push_back(
@@ -75,16 +77,15 @@ Material gather(const std::string& folder, const RoutingOptions& options) {
   }
   if (!nn::Checkpoint::exists(folder)) {
     m.missing.push_back(
-        "There is no checkpoint yet, so nothing can be said about single tokens: "
-        "who follows whom, domains and texts.");
+        "There is no checkpoint, so nothing can be said about single tokens: "
+        "who follows whom, and texts.");
     return m;
   }
   try {
     m.seen = observe(folder, m.run.config, options.tokens);
   } catch (const Error& error) {
-    m.missing.push_back(
-        "Single tokens could not be looked at (who follows whom, domains, texts): " +
-        html_escape(error.what()));
+    m.missing.push_back("Single tokens could not be looked at (who follows whom, texts): " +
+                        html_escape(error.what()));
   }
   return m;
 }
@@ -102,7 +103,7 @@ std::string tiles(const Material& m) {
     const train::RoutingRecord& last = m.records.back();
     double busiest = 0, kept = 0, choices = 0;
     for (size_t l = 0; l < last.load.size(); ++l) {
-      busiest += imbalance(last.load[l]) / static_cast<double>(last.load.size());
+      busiest += imbalance(last.load[l], m.who) / static_cast<double>(last.load.size());
       kept += static_cast<double>(last.kept[l]);
       for (const int64_t n : last.load[l]) choices += static_cast<double>(n);
     }
@@ -157,9 +158,16 @@ std::string section(const std::string& id, const std::string& title, const std::
 // ---- Over time
 
 std::string load_maps(const Material& m) {
-  std::string out = map_legend("no tokens", "clear: an even share", "four times an even share");
+  std::string out = map_legend("a quarter or less", "an even share", "four times or more");
+  out += m.blocks.size() > 4 ? "<div class=\"times many\">\n" : "<div class=\"times\">\n";
+  if (m.who == Sharers::busy) {
+    out +=
+        "<p class=\"note\">Experts come and go in this run (<code>moe.budget</code>): an even "
+        "share "
+        "is of those that had tokens, and a place without an expert is blue.</p>\n";
+  }
   for (size_t l = 0; l < m.blocks.size(); ++l) {
-    const LoadOverTime load = load_over_time(m.records, l, kMostColumns);
+    const LoadOverTime load = load_over_time(m.records, l, kMostColumns, m.who);
     HeatMap map;
     map.caption = fmt::format("Block {} <small>{} experts</small>", m.blocks[l], load.experts);
     map.alt =
@@ -185,7 +193,7 @@ std::string load_maps(const Material& m) {
     map.note = "tokens of training" + (unit.name.empty() ? "" : ", " + unit.name);
     out += draw_map(map);
   }
-  return out;
+  return out + "</div>\n";
 }
 
 template <class Value>
@@ -219,15 +227,19 @@ std::string curves(const Material& m) {
     dropped.lines.clear();
     dropped.nothing = "Nothing is ever dropped here: <code>moe.capacity_factor</code> is 0.";
   }
-  LineChart busiest = chart_of(
-      m, "Busiest expert", "Its load over an even share: 1 is perfect balance.",
-      [](const Record& r, size_t l) -> std::optional<double> { return imbalance(r.load[l]); });
+  LineChart busiest =
+      chart_of(m, "Busiest expert", "Its load over an even share: 1 is perfect balance.",
+               [&](const Record& r, size_t l) -> std::optional<double> {
+                 return imbalance(r.load[l], m.who);
+               });
   busiest.low = 1;
   busiest.high = 1.5;
-  LineChart even = chart_of(
-      m, "Evenness of the load",
-      "Entropy of the loads: 1 = all experts equally busy, 0 = one does it all.",
-      [](const Record& r, size_t l) -> std::optional<double> { return evenness(r.load[l]); });
+  LineChart even =
+      chart_of(m, "Evenness of the load",
+               "Entropy of the loads: 1 = all experts equally busy, 0 = one does it all.",
+               [&](const Record& r, size_t l) -> std::optional<double> {
+                 return evenness(r.load[l], m.who);
+               });
   even.low = 0.9;
   LineChart sure = chart_of(
       m, "Router entropy",
@@ -246,76 +258,29 @@ std::string curves(const Material& m) {
          draw_lines(busiest) + draw_lines(even) + draw_lines(sure) + "</div>\n";
 }
 
-// ---- The checkpoint on validation text
+// ---- The end
 
-HeatMap map_of(const Counts& counts, const std::string& caption, const std::string& alt) {
-  HeatMap map;
-  map.caption = caption;
-  map.alt = alt;
-  map.rows = counts.rows;
-  map.columns = counts.columns;
-  map.row_names = expert_names(counts.rows);
-  map.column_names = expert_names(counts.columns);
-  map.row_labels = even_labels(map.row_names, counts.rows > 28 ? 12 : 28);
-  map.column_labels = even_labels(map.column_names, counts.columns > 16 ? 8 : 16);
-  return map;
-}
-
-std::string company(const Observation& seen) {
-  std::string out =
-      map_legend("a quarter of chance", "clear: as often as chance", "four times chance");
-  out += "<div class=\"maps\">\n";
-  for (size_t l = 0; l < seen.layers.size(); ++l) {
-    const LayerObservation& layer = seen.layers[l];
-    if (layer.next.rows > 0) {
-      const int64_t after = seen.layers[l + 1].block;
-      HeatMap map = map_of(
-          layer.next, fmt::format("Block {} ↓ then block {} →", layer.block, after),
-          fmt::format("Which experts of block {} follow which of block {}", after, layer.block));
-      map.ratio = against_chance(layer.next);
-      for (std::string& name : map.row_names)
-        name = fmt::format("block {} expert {}", layer.block, name);
-      for (std::string& name : map.column_names)
-        name = fmt::format("block {} expert {}", after, name);
-      map.unit = "× chance";
-      map.note = fmt::format("shared information {:.3f} of 1", shared_information(layer.next));
-      out += draw_map(map);
+// From the checkpoint, or from the last validation where there is none.
+std::vector<DomainUse> domain_use(const Material& m) {
+  std::vector<DomainUse> out;
+  if (m.seen) {
+    for (const LayerObservation& layer : m.seen->layers) {
+      out.push_back({layer.block, m.seen->domains, layer.by_domain});
     }
-    if (layer.together.rows > 0) {
-      HeatMap map =
-          map_of(layer.together, fmt::format("Block {}: chosen together", layer.block),
-                 fmt::format("Which experts of block {} one token chooses together", layer.block));
-      map.ratio = against_chance(layer.together);
-      for (int64_t e = 0; e < layer.experts; ++e) {  // nobody is chosen twice
-        map.ratio[static_cast<size_t>(e * layer.experts + e)] = std::nan("");
-      }
-      for (std::string& name : map.row_names) name = "expert " + name;
-      for (std::string& name : map.column_names) name = "expert " + name;
-      map.unit = "× chance";
-      out += draw_map(map);
+    return out;
+  }
+  for (size_t l = 0; l < m.run.moe_layers.size(); ++l) {
+    DomainUse use{m.run.moe_layers[l], {}, {}};
+    for (const DomainLoss& domain : m.run.domains) {
+      if (domain.load.empty()) continue;
+      use.domains.push_back(domain.name);
+      use.choices.n.insert(use.choices.n.end(), domain.load[l].begin(), domain.load[l].end());
+      use.choices.columns = static_cast<int64_t>(domain.load[l].size());
+      ++use.choices.rows;
     }
+    if (use.choices.rows > 0) out.push_back(std::move(use));
   }
-  return out + "</div>\n";
-}
-
-std::string domains(const Observation& seen) {
-  std::string out = map_legend("no tokens", "clear: an even share", "four times an even share");
-  out += "<div class=\"maps\">\n";
-  for (const LayerObservation& layer : seen.layers) {
-    HeatMap map =
-        map_of(layer.by_domain,
-               fmt::format("Block {} <small>{} experts</small>", layer.block, layer.experts),
-               fmt::format("Which domains use which experts of block {}", layer.block));
-    map.row_names = seen.domains;
-    map.row_labels = even_labels(seen.domains, 40);
-    for (std::string& name : map.column_names) name = "expert " + name;
-    map.ratio = against_even(layer.by_domain);
-    map.unit = "× an even share of the domain";
-    map.note = fmt::format("normalised mutual information {:.3f} of 1",
-                           shared_information(layer.by_domain));
-    out += draw_map(map);
-  }
-  return out + "</div>\n";
+  return out;
 }
 
 std::string foot(const Material& m) {
@@ -333,6 +298,8 @@ std::string foot(const Material& m) {
         "<p>Everything about single tokens: the checkpoint of step {} on {} validation tokens, "
         "spread evenly over each domain, without noise and drops.</p>\n",
         train::with_commas(m.seen->step), train::with_commas(m.seen->tokens));
+  } else if (!domain_use(m).empty()) {
+    out += "<p>Domains: the last validation of the run (<code>eval.json</code>).</p>\n";
   }
   return out + "<p>Colours are logarithmic and full at four times and at a quarter.</p></footer>\n";
 }
@@ -356,11 +323,16 @@ std::string routing_page(const std::string& run, const RoutingOptions& options) 
     body += section("company", "Who follows whom",
                     "Tokens that leave one expert (row) meet some experts of the next layer "
                     "(column) more often than chance would have it: paths through the model.",
-                    company(*m.seen));
+                    draw_company(*m.seen));
+  }
+  const std::vector<DomainUse> use = domain_use(m);
+  if (!use.empty()) {
     body +=
         section("domains", "Who serves which domain",
                 "Each row shows how the tokens of one kind of text are spread over the experts.",
-                domains(*m.seen));
+                draw_domains(use, m.who));
+  }
+  if (m.seen) {
     body += section("texts", "Text by expert",
                     "Validation text in the colours of the experts that read it; the stronger the "
                     "colour, the surer the router was.",

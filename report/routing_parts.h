@@ -54,6 +54,19 @@ struct LineChart {
 std::string draw_lines(const LineChart& chart);
 std::string layer_colour(size_t layer, size_t layers);
 
+// ---- Single tokens
+
+// Which experts follow which, and which are chosen together, layer by layer.
+std::string draw_company(const Observation& seen);
+
+struct DomainUse {
+  int64_t block = 0;
+  std::vector<std::string> domains;
+  Counts choices;  // (domains, experts)
+};
+// A map a layer: the domains' shares of its experts.
+std::string draw_domains(const std::vector<DomainUse>& layers, Sharers who);
+
 // ---- Text
 
 // Switches for the layers, the sample of each domain, and what every expert likes to read.

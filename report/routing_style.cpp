@@ -19,7 +19,7 @@ h2{font-size:1.35rem;margin:0 0 .2em}h3{font-size:1rem;margin:0 0 .3em}
 section{margin-top:3rem;padding-top:1.5rem;border-top:1px solid var(--line)}
 code{font-family:ui-monospace,"DejaVu Sans Mono",Consolas,monospace;font-size:.88em}
 .over{margin:0;color:var(--accent);font-size:.85rem;letter-spacing:.04em}
-.facts,.note,.lede,.legend,.legend-even,.keys,footer{color:var(--quiet)}
+.facts,.note,.lede,.legend,.keys,footer{color:var(--quiet)}
 .facts{margin:0;max-width:75ch}.lede{margin:0 0 1rem;max-width:70ch}
 .note{font-size:.85rem;margin:.35rem 0 0;max-width:80ch}
 small{font-weight:400;color:var(--quiet);font-size:.85em}
@@ -31,9 +31,10 @@ background:var(--panel);overflow-wrap:anywhere}
 .tile b{display:block;font-size:1.7rem;line-height:1.2;font-variant-numeric:tabular-nums}
 .tile span{font-weight:600}.tile p{margin:.2em 0 0;font-size:.85rem;color:var(--quiet);line-height:1.35}
 figure{margin:0 0 1.6rem;break-inside:avoid}figcaption{font-weight:600;margin-bottom:.35rem}
-.legend{display:flex;align-items:center;gap:.6rem;font-size:.85rem;margin:0}
-.legend-even{margin:.1rem 0 1.2rem;font-size:.85rem}
-.scale{flex:0 1 220px;height:12px;border:1px solid var(--line);
+.legend{display:grid;grid-template-columns:1fr auto 1fr;width:min(100%,380px);font-size:.8rem;
+margin:0 0 1.4rem}
+.legend span:last-child{text-align:right}
+.scale{grid-column:1/-1;height:12px;margin-bottom:.2rem;border:1px solid var(--line);
 background:linear-gradient(90deg,rgb(38 104 214),transparent 50%,rgb(226 106 0))}
 .cells{display:flex}.rows{position:relative;flex:0 0 var(--gutter)}
 .rows span,.columns span{position:absolute;font-size:.75rem;color:var(--quiet);line-height:1;
@@ -43,9 +44,11 @@ white-space:nowrap}
 background:var(--paper)}
 .columns{position:relative;height:1.2rem;margin-left:var(--gutter)}
 .columns span{top:.3rem;transform:translateX(-50%)}
-.map .note{margin-left:var(--gutter)}.map.wide .note{text-align:right;margin-top:0}
+.map.wide .note{text-align:right;margin-top:0;max-width:none}
 .map.wide .columns span:first-child{transform:none}
-.maps{display:flex;flex-wrap:wrap;gap:0 2.5rem}.maps .map{max-width:100%}
+.many{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:0 2.5rem}
+.maps{display:flex;flex-wrap:wrap;gap:0 2.5rem}.maps .map{width:max(var(--width),17rem);max-width:100%}
+.maps .cells{max-width:var(--width)}.maps .columns{max-width:calc(var(--width) - var(--gutter))}
 .keys{display:flex;flex-wrap:wrap;gap:.3rem 1.1rem;margin:0 0 1rem;font-size:.9rem}
 .keys i{display:inline-block;width:1.3em;height:3px;background:var(--c);vertical-align:.25em;
 margin-right:.4em}
@@ -73,14 +76,16 @@ white-space:nowrap}
 .text{margin:0;font:.9rem/1.75 ui-monospace,"DejaVu Sans Mono",Consolas,monospace;white-space:pre-wrap;
 overflow-wrap:anywhere}
 .text i{font-style:normal;border-radius:2px;padding:.1em 0;
-background:hsl(var(--a) 80% 50%/calc(.08 + .5*var(--p)))}
+background:hsl(var(--a) 80% 50%/calc(.05 + .5*var(--p)))}
 .text i.dim{background:none;opacity:.35}
 .text hr{border:0;border-top:1px dashed var(--line);margin:.6rem 0}
 footer{margin-top:3rem;padding-top:1.5rem;border-top:1px solid var(--line);font-size:.85rem}
 footer h2{font-size:1rem}footer p{max-width:80ch;margin:.4em 0}
 #tip{position:fixed;z-index:9;pointer-events:none;background:var(--ink);color:var(--paper);
 font-size:.8rem;line-height:1.35;padding:.3rem .55rem;border-radius:5px;display:none;max-width:60vw}
-@media print{body{font-size:10.5pt}main{max-width:none;padding:0}section{margin-top:1.2rem}
+@media print{body{font-size:10.5pt}.charts{grid-template-columns:1fr 1fr}
+h2,.lede,.legend,.keys{break-after:avoid}
+main{max-width:none;padding:0}section{margin-top:1.2rem}
 .text,.reader,.scale,.tile,.keys i,.reader code,.text i{print-color-adjust:exact;
 -webkit-print-color-adjust:exact}article{break-inside:avoid}}
 )css";

@@ -38,7 +38,7 @@ std::string token_html(const ReadToken& token, const Observation& seen) {
   for (size_t l = 0; l < token.layers.size(); ++l) {
     const ReadToken::Choice& choice = token.layers[l];
     style += fmt::format("{}--a{}:{};--p{}:{:.2f}", l == 0 ? "" : ";", l, hue(choice.expert), l,
-                         choice.probability);
+                         std::sqrt(choice.probability));
     title += fmt::format("{}block {}: expert {}, {:.0f} %", l == 0 ? "" : "\n",
                          seen.layers[l].block, choice.expert, 100 * choice.probability);
     experts += fmt::format("{}{}", l == 0 ? "" : " ", choice.expert);
@@ -102,9 +102,12 @@ std::string reader(const Observation& seen, const LayerObservation& layer, size_
 std::string draw_texts(const Observation& seen) {
   std::string out = layer_style(seen.layers.size()) + buttons(seen);
   out +=
-      "<p class=\"note\">The experts of the chosen block and the tokens each reads far more often "
+      "<p class=\"note\">The experts of the chosen block and the tokens each reads more often "
       "than the others do. Point at a token to see its experts; choose an expert to see only its "
-      "tokens.</p>\n<div class=\"readers\">\n";
+      "tokens.";
+  const bool several = !seen.layers.empty() && seen.layers[0].together.rows > 0;
+  if (several) out += " Colours and lists are of a token's first choice.";
+  out += "</p>\n<div class=\"readers\">\n";
   for (size_t l = 0; l < seen.layers.size(); ++l) {
     out += fmt::format("<div class=\"of{} list\">\n", l);
     for (int64_t e = 0; e < seen.layers[l].experts; ++e) {

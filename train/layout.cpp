@@ -22,6 +22,11 @@ void check_model(const RunConfig& c, const dist::Mesh& mesh) {
   must_divide("model.hidden", c.model.dense_hidden(), "tensor ranks", t);
   for (const int64_t experts : layer_experts(c)) {
     if (experts == 0) continue;
+    const dist::ExpertGroups& groups = mesh.expert(experts);
+    if (c.model.budget > 0 && (groups.degree > 1 || groups.shard.size() > 1)) {
+      fail(Exit::config, "moe.budget moves experts that every rank holds whole; use ",
+           "parallel.expert = 1 and parallel.tensor = 1 (data ranks and parallel.zero are fine)");
+    }
     must_divide("moe.hidden", c.model.moe_hidden(), "ranks of an expert",
                 mesh.expert(experts).shard.size());
     if (c.model.residual) {

@@ -43,6 +43,13 @@ Json traffic_json(const std::map<std::string, dist::TrafficRow>& traffic) {
   return all;
 }
 
+Json move_json(const ExpertMove& move) {
+  return {{"merged", {move.merged_block, move.kept, move.freed}},
+          {"cost", number(move.cost)},
+          {"split", {move.split_block, move.split, move.born}},
+          {"importance", number(move.importance)}};
+}
+
 // The step of a row; -1 when the line is no row.
 int64_t step_of(std::string_view line) {
   const Json row = Json::parse(line, nullptr, false);
@@ -85,6 +92,8 @@ void Metrics::write(const StepResult& r, bool with_load) {
     row["dropped"] = r.dropped;
     row["imbalance"] = r.imbalance;
     if (with_load) row["load"] = r.load;
+    if (with_load && !r.live.empty()) row["live"] = r.live;
+    for (const ExpertMove& move : r.moves) row["moves"].push_back(move_json(move));
   }
   if (!r.traffic.empty()) row["communication"] = traffic_json(r.traffic);
   if (r.distill_weight > 0) {

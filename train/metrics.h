@@ -14,6 +14,14 @@
 
 namespace pyramoe::train {
 
+// Two slots of one block became one, and one expert two (train/expert_moves.h). Slots count from 0
+// in their block.
+struct ExpertMove {
+  int64_t merged_block = 0, kept = 0, freed = 0;
+  int64_t split_block = 0, split = 0, born = 0;
+  double cost = 0, importance = 0;  // of the merge; of the expert that was split
+};
+
 // One optimizer step, as the trainer saw it. Losses are means over tokens, in nats.
 struct StepResult {
   int64_t step = 0;    // steps done, this one included
@@ -31,6 +39,8 @@ struct StepResult {
   // mean, averaged over layers.
   double dropped = 0, imbalance = 0;
   std::vector<std::vector<int64_t>> load;           // per layer of experts, summed over the step
+  std::vector<int64_t> live;                        // per block, with moe.budget: its experts
+  std::vector<ExpertMove> moves;                    // before the step
   std::vector<int64_t> kept;                        // per layer of experts: choices not dropped
   std::map<std::string, dist::TrafficRow> traffic;  // what this rank sent and waited for
 };

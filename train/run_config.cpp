@@ -55,6 +55,11 @@ void check_training(const RunConfig& c, ConfigProblems& problems) {
   if (c.train.states == "bf16" && (c.train.dtype != "bf16" || c.train.optimizer != "adamw")) {
     problems.add("train.states", "= \"bf16\" needs train.dtype = \"bf16\" and adamw");
   }
+  if (c.model.budget > 0 && c.train.optimizer != "adamw") {
+    problems.add("moe.budget",
+                 "needs train.optimizer = \"adamw\": its second moments say which "
+                 "experts matter");
+  }
   if (!c.init.from.empty() && !c.init.from_dense.empty()) {
     problems.add("init.from", "and init.from_dense exclude each other: a model starts once");
   }
@@ -62,14 +67,13 @@ void check_training(const RunConfig& c, ConfigProblems& problems) {
     problems.add("distill.init", "needs distill.teacher, the run that the layers come from");
   }
   const DistillConfig plain;
-  const bool changed_rule = c.distill.check_every != plain.check_every ||
-                            c.distill.window != plain.window ||
-                            c.distill.threshold != plain.threshold;
-  if (changed_rule && c.distill.schedule != "auto") {
-    problems.add(
-        "distill.check_every",
-        ", distill.window and distill.threshold have no effect unless distill.schedule = \"auto\"");
-  }
+  const auto needs_auto = [&](const char* key, bool changed) {
+    if (!changed || c.distill.schedule == "auto") return;
+    problems.add(key, "has no effect unless distill.schedule = \"auto\"");
+  };
+  needs_auto("distill.check_every", c.distill.check_every != plain.check_every);
+  needs_auto("distill.window", c.distill.window != plain.window);
+  needs_auto("distill.threshold", c.distill.threshold != plain.threshold);
   if (c.distill.teacher.empty()) {
     const auto needs_teacher = [&](const char* key, bool changed) {
       if (changed) problems.add(key, "has no effect without distill.teacher, the teacher's run");

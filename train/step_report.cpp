@@ -59,6 +59,10 @@ void StepReport::read(double share, int64_t micro_batches, StepResult& result) {
   result.balance_loss = sum(balance_);
   result.z_loss = sum(z_);
   if (layers_.empty()) return;
+  std::vector<int64_t> live;  // experts that may have a load; empty: all
+  for (const int64_t experts : result.live) {
+    if (experts > 0) live.push_back(experts);
+  }
   double imbalance = 0, kept = 0, choices = 0;
   for (const Layer& layer : layers_) {
     std::vector<int64_t> load(static_cast<size_t>(layer.experts));
@@ -67,7 +71,8 @@ void StepReport::read(double share, int64_t micro_batches, StepResult& result) {
     kept += static_cast<double>(result.kept.back());
     const auto total = static_cast<double>(layer.choices * micro_batches);
     const auto most = static_cast<double>(*std::max_element(load.begin(), load.end()));
-    if (total > 0) imbalance += most * static_cast<double>(load.size()) / total;
+    const int64_t experts = live.empty() ? layer.experts : live.at(result.load.size());
+    if (total > 0) imbalance += most * static_cast<double>(experts) / total;
     choices += total;
     result.load.push_back(std::move(load));
   }

@@ -31,7 +31,7 @@ class StepReport {
   void sum_over(const dist::ProcessGroup& data);
   // The step's cross-entropy so far, not divided by the number of micro-batches.   (1) f64
   Tensor loss() const { return totals_.rows(0, 1); }
-  // Waits for the device. A loss counts `share` for each micro-batch.
+  // Waits for the device; result.live is known already. A loss counts `share` for each micro-batch.
   void read(double share, int64_t micro_batches, StepResult& result);
 
  private:

@@ -27,12 +27,12 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 }
 
 // What is drawn anew in each step is keyed by the step's number, which a captured step would keep;
-// and the dense form of dispatch asks the device for its sizes.
+// the dense form of dispatch asks the device for its sizes, and experts that move change them.
 bool same_every_step(const RunConfig& config) {
   const moe::ModelConfig& m = config.model;
   const bool random_drops = m.capacity_factor > 0 && m.drop_by == "random";
-  return m.dropout == 0 && m.noise == "none" && !random_drops && !m.force_balance &&
-         m.dispatch == "segments";
+  return m.dropout == 0 && m.budget == 0 && m.noise == "none" && !random_drops &&
+         !m.force_balance && m.dispatch == "segments";
 }
 
 // Copies into memory that stays where it is; allocates it at first or when the size changes.
@@ -54,7 +54,8 @@ Trainer::Trainer(const RunConfig& config, Device device, const dist::Mesh* mesh)
       data_(open_data(config)),
       scalars_(device),
       report_(device),
-      auto_stop_(config.distill) {
+      auto_stop_(config.distill),
+      moves_(config) {
   const nn::Build build{dtype_of(config), device, true, mesh_};
   model_ = moe::build_model(config.model, build, config.train.recompute);
   model_->initialise(static_cast<uint64_t>(config.train.seed));
@@ -131,11 +132,16 @@ void Trainer::start_weights() {
 
 StepResult Trainer::step() {
   const auto begin = std::chrono::steady_clock::now();
+  const StepPlan plan = schedule_.plan(step_);
+  std::vector<ExpertMove> moves;
+  if (moves_.due(step_, schedule_.progress(plan))) {
+    moves = moves_.move(step_, *model_, *optimizer_);
+  }
   const bool checks = auto_stop_.due(step_);
   if (checks && !check_teacher()) return {};
   const double check_seconds = seconds_since(begin);
-  const StepPlan plan = schedule_.plan(step_);
   StepResult result = step_on(data_.batches->samples(plan.first_sequence, plan.batch));
+  result.moves = std::move(moves);
   if (checks) result.distill_cosine = auto_stop_.last_cosine();
   result.seconds += check_seconds;
   return result;
@@ -154,6 +160,7 @@ StepResult Trainer::step_on(const data::Batch& batch) {
     result.distill_weight = moe::distill_weight(config_.distill.schedule, config_.distill.stop_at,
                                                 schedule_.progress(plan));
   }
+  result.live = moves_.live(*model_);
   if (mesh_) mesh_->world().fabric()->traffic().clear();
   start_step(batch, result);
   if (!find_gradients(batch, result.distill_weight > 0)) return result;  // the step is not taken
@@ -430,6 +437,7 @@ std::string Trainer::save() {
   state["tokens"] = tokens_seen();
   state["sequences"] = schedule_.plan(step_).first_sequence;
   if (config_.distill.schedule == "auto") state["auto_stop"] = auto_stop_.state();
+  if (config_.model.budget > 0) state["expert_moves"] = moves_.state();
   content.state = state.dump(1);
   content.model = nn::gather_whole(nn::parts_of(*model_), world());
   content.optimizer = nn::gather_whole(optimizer_->state(), world());
@@ -471,6 +479,9 @@ void Trainer::resume(const nn::Checkpoint& checkpoint) {
   } catch (const Json::exception&) {
     fail(Exit::checkpoint, checkpoint.folder(), "/state.json: step, updates or skips_in_row is ",
          "missing; it is not a checkpoint of a training run");
+  }
+  if (config_.model.budget > 0 && state.contains("expert_moves")) {
+    moves_.put_state(state["expert_moves"], checkpoint.folder() + "/state.json");
   }
   if (state.contains("auto_stop")) {
     auto_stop_.put_state(state["auto_stop"], checkpoint.folder() + "/state.json");

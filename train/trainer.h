@@ -11,6 +11,7 @@
 #include "infer/run.h"
 #include "train/auto_stop.h"
 #include "train/evaluate.h"
+#include "train/expert_moves.h"
 #include "train/flat_buffers.h"
 #include "train/layout_sum.h"
 #include "train/metrics.h"
@@ -121,6 +122,7 @@ class Trainer {
   StepScalars scalars_;
   StepReport report_;
   AutoStop auto_stop_;
+  ExpertMoves moves_;
   Tensor tokens_, targets_, positions_;  // of a micro-batch
   Tensor seed_, loss_weights_, squares_;
   std::vector<double> seen_weights_;                         // what seed_ and loss_weights_ hold

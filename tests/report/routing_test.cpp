@@ -158,6 +158,8 @@ TEST(RoutingMath, KnownCases) {
   EXPECT_NEAR(report::evenness({5, 5, 5, 5}), 1, 1e-12);
   EXPECT_NEAR(report::evenness({8, 8, 0, 0}), 0.5, 1e-12);
   EXPECT_EQ(report::evenness({9, 0, 0}), 0);
+  EXPECT_NEAR(report::evenness({8, 8, 0, 0}, report::Sharers::busy), 1, 1e-12);
+  EXPECT_NEAR(report::imbalance({30, 10, 0, 0}, report::Sharers::busy), 1.5, 1e-12);
 
   const Counts bound = counts_of(2, 2, {50, 0, 0, 50}), free = counts_of(2, 2, {25, 25, 25, 25});
   EXPECT_NEAR(report::shared_information(bound), 1, 1e-12);
@@ -167,6 +169,13 @@ TEST(RoutingMath, KnownCases) {
 
   EXPECT_NEAR(report::against_chance(bound)[0], 51.0 / 26, 1e-12);
   EXPECT_NEAR(report::against_chance(bound)[1], 1.0 / 26, 1e-12);
+  // Pairs of different experts, all equally often: nothing but chance.
+  const Counts pairs = counts_of(3, 3, {0, 10, 10, 10, 0, 10, 10, 10, 0});
+  const std::vector<double> met = report::against_chance(pairs, true);
+  for (const size_t i : {1, 2, 3, 5, 6, 7}) EXPECT_NEAR(met[i], 1, 1e-12);
+  // (2 - 1) (2 - 1) / (2 * 100) nats over ln 2.
+  EXPECT_NEAR(report::chance_information(free), 0.005 / std::log(2.0), 1e-12);
+
   const std::vector<double> even = report::against_even(counts_of(2, 2, {3, 1, 0, 0}));
   EXPECT_NEAR(even[0], 1.5, 1e-12);
   EXPECT_NEAR(even[1], 0.5, 1e-12);
@@ -193,6 +202,14 @@ TEST(RoutingMath, LoadOverTimeIsResampledByTokens) {
 }
 
 // ---- Pictures and text
+
+TEST(RoutingPage, MapsSayNothingOfUnknownCells) {
+  report::HeatMap map;
+  map.rows = map.columns = 2;
+  map.ratio = {std::nan(""), 1.5, 0.25, std::nan("")};
+  const std::string html = report::draw_map(map);
+  EXPECT_NE(html.find("data-values=\",150,25,\""), std::string::npos) << html;
+}
 
 TEST(RoutingPage, PngHoldsItsPixels) {
   EXPECT_EQ(report::base64("Man"), "TWFu");
@@ -365,6 +382,8 @@ TEST_F(TrainedRun, PageSaysWhatIsMissing) {
   const std::string bare = report::routing_page(copy);
   EXPECT_NE(bare.find("There is no checkpoint"), std::string::npos);
   EXPECT_NE(bare.find("at step 25 of 99"), std::string::npos);
+  EXPECT_NE(bare.find("id=\"domains\""), std::string::npos);  // eval.json still has them
+  EXPECT_EQ(bare.find("id=\"texts\""), std::string::npos);
 }
 
 TEST_F(TrainedRun, PageRefusesWhatIsNoRunWithExperts) {
