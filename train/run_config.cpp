@@ -67,13 +67,6 @@ void check_training(const RunConfig& c, ConfigProblems& problems) {
     problems.add("distill.init", "needs distill.teacher, the run that the layers come from");
   }
   const DistillConfig plain;
-  const auto needs_auto = [&](const char* key, bool changed) {
-    if (!changed || c.distill.schedule == "auto") return;
-    problems.add(key, "has no effect unless distill.schedule = \"auto\"");
-  };
-  needs_auto("distill.check_every", c.distill.check_every != plain.check_every);
-  needs_auto("distill.window", c.distill.window != plain.window);
-  needs_auto("distill.threshold", c.distill.threshold != plain.threshold);
   if (c.distill.teacher.empty()) {
     const auto needs_teacher = [&](const char* key, bool changed) {
       if (changed) problems.add(key, "has no effect without distill.teacher, the teacher's run");

@@ -140,7 +140,8 @@ struct DistillConfig {
   std::string init = "random";
   std::string schedule = "staged";
   double stop_at = 0.7;
-  int64_t check_every = 50;
+  int64_t check_every = 100;
+  int64_t check_batches = 4;
   int64_t window = 4;
   double threshold = 0;
   double beta = 1.0;
@@ -163,9 +164,12 @@ struct DistillConfig {
       one_of({"full", "staged", "linear", "cosine", "auto"}));
     v("distill.stop_at", stop_at, "share of the run's tokens at which distillation has ended",
       between(0.0, 1.0));
-    v("distill.check_every", check_every,
-      "auto: steps between checks; each costs about two more steps without an update",
+    v("distill.check_every", check_every, "auto: steps between checks",
       between(1, int64_t{1} << 40));
+    v("distill.check_batches", check_batches,
+      "auto: batches that each of the two gradients of a check is taken over; a check costs about "
+      "twice as many steps",
+      between(1, 1 << 20));
     v("distill.window", window, "auto: checks whose mean cosine decides", between(1, 1000));
     v("distill.threshold", threshold,
       "auto: stop when the mean cosine of the two gradients falls below this", between(-1.0, 1.0));

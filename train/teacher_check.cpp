@@ -1,10 +1,12 @@
 // The measurement behind distill.schedule = "auto" (train/auto_stop.h): the cosine between the
 // gradient of cross-entropy and that of distillation, over all parameters.
 //
-// Two passes through existing machinery with other loss weights: CE on the batch of the coming
-// step, KD on that of the step after it. Cost: two steps with a teacher but no update, and one copy
-// of the gradients. The dot product follows from three sums of squares,
-// 2 ab = |a + b|^2 - |a|^2 - |b|^2, whose sum over ranks and ZeRO ranges the clipping has already.
+// Two passes through existing machinery with other loss weights: CE on the batches of the coming
+// steps, KD on those after them. Many batches a check are better than many checks: the noise of the
+// dot product falls with their number, that of a mean of cosines with its root. Cost: a step with a
+// teacher for each batch, without an update, and one copy of the gradients. The dot product follows
+// from three sums of squares, 2 ab = |a + b|^2 - |a|^2 - |b|^2, whose sum over ranks and ZeRO
+// ranges the clipping has already.
 #include <cmath>
 
 #include "core/kernels/elementwise.h"
@@ -13,18 +15,19 @@
 
 namespace pyramoe::train {
 
-bool Trainer::find_one_gradient(int64_t step, bool of_teacher) {
-  const StepPlan plan = schedule_.plan(step);
-  const data::Batch batch = data_.batches->samples(plan.first_sequence, plan.batch);
+bool Trainer::find_one_gradient(bool of_teacher) {
+  const StepPlan plan = schedule_.plan(step_);
+  const int64_t rows = config_.distill.check_batches * plan.batch;
+  const data::Batch batch =
+      data_.batches->samples(plan.first_sequence + (of_teacher ? rows : 0), rows);
   place_positions(config_.micro_batch(), batch.context);
+  // In the order of loss(): cross-entropy, balance and z of each layer of experts, distillation.
   const size_t kinds = config_.model.z_coef > 0 ? 2 : 1;
   std::vector<double> weights(1 + kinds * moe::moe_layers(*model_).size(), 0.0);
-  if (of_teacher)
-    weights.push_back(1.0);
-  else
-    weights[0] = 1.0;
+  weights.push_back(0.0);
+  (of_teacher ? weights.back() : weights.front()) = 1.0;
   set_loss_weights(weights, batch);
-  return find_gradients(batch, of_teacher);
+  return find_gradients(batch, true);  // both as a step with a teacher: one set of captured work
 }
 
 double Trainer::gradient_squares() {
@@ -36,11 +39,11 @@ double Trainer::gradient_squares() {
 
 bool Trainer::check_teacher() {
   phase("teacher check");
-  if (!find_one_gradient(step_, false)) return false;
+  if (!find_one_gradient(false)) return false;
   const double ce = gradient_squares();
   Tensors kept;
   for (const FlatGroup& group : buffers_->groups()) kept.push_back(group.grad.clone());
-  if (!find_one_gradient(step_ + 1, true)) return false;
+  if (!find_one_gradient(true)) return false;
   const double kd = gradient_squares();
   for (size_t i = 0; i < kept.size(); ++i) {
     kernels::accumulate(kept[i], buffers_->groups()[i].grad);

@@ -84,8 +84,9 @@ class Trainer {
   // distill.schedule = "auto": whether the teacher still points the way (train/teacher_check.cpp).
   // False: a stop was requested.
   bool check_teacher();
-  // The gradients of cross-entropy alone, or of distillation alone. False: a stop was requested.
-  bool find_one_gradient(int64_t step, bool of_teacher);
+  // The gradients of distillation alone, or of cross-entropy alone, over distill.check_batches
+  // batches of their own. False: a stop was requested.
+  bool find_one_gradient(bool of_teacher);
   double gradient_squares();
   // Forward and backward of the micro-batch in tokens_ and targets_, which begins at `row` of the
   // global batch.

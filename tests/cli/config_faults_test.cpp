@@ -175,7 +175,6 @@ const std::vector<Row>& contradictions() {
       {{"distill.temperature=2"}, "without distill.teacher"},
       {{"distill.schedule=linear"}, "without distill.teacher"},
       {{"distill.stop_at=0.5"}, "without distill.teacher"},
-      {{"distill.window=2"}, "no effect unless distill.schedule"},
       {{"moe.budget=2"}, "needs moe.gate = \"softmax\""},
       {{"moe.budget=2", "moe.gate=softmax", "train.optimizer=sgd"},
        "second moments say which experts matter"},

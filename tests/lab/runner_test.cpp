@@ -11,6 +11,7 @@
 #include "lab/prepare.h"
 #include "lab/queue.h"
 #include "tests/lab/tiny_experiment.h"
+#include "train/run_folder.h"
 
 namespace pyramoe {
 namespace {
@@ -117,7 +118,13 @@ name = "pupil"
 set  = { "distill.teacher" = "@broken", "distill.student_layers" = 1 }
 )");
   const std::vector<PlannedRun> runs = plan({.seeds = 1});
+  testing::internal::CaptureStdout();
   EXPECT_EQ(run(runs), static_cast<int>(Exit::data));
+  const std::string shown = testing::internal::GetCapturedStdout();
+  EXPECT_NE(shown.find("FAILED    broken, seed 1 (status 3)"), std::string::npos) << shown;
+  EXPECT_NE(shown.find("cannot open nowhere.tok"), std::string::npos) << shown;
+  EXPECT_NE(shown.find("not run   pupil, seed 1: it needs broken, seed 1"), std::string::npos)
+      << shown;
   for (const PlannedRun& one : runs) {
     const bool lost = one.arm == "broken" || one.arm == "pupil";
     EXPECT_EQ(path_exists(one.folder + "/result.json"), !lost) << one.arm;
@@ -135,7 +142,25 @@ TEST_F(Runner, BenchTimesEveryArm) {
   }
 }
 
-// kill -9 of the runner at any moment: its children die with it, and the next call ends with the
+// Children do not outlive a runner that was killed: their folders are free at once.
+TEST_F(Runner, ChildrenDieWithIt) {
+  const std::vector<PlannedRun> runs = plan({.seeds = 1, .length = 4000});
+  lab::Child child({kProgram, "experiment", "run", files_.folder(), "--scale", "tiny", "--seeds",
+                    "1", "--long", "4000", "--jobs", "2", "--runs", files_.path("runs")},
+                   {"", files_.path("log"), {}});
+  for (const PlannedRun& one : runs) {
+    for (int i = 0; i < 4000 && !path_exists(one.folder + "/metrics.jsonl"); ++i) ::usleep(5000);
+  }
+  child.send(SIGKILL);
+  child.wait();
+  ::usleep(200000);
+  for (const PlannedRun& one : runs) {
+    ASSERT_TRUE(path_exists(one.folder + "/metrics.jsonl")) << read_file(files_.path("log"));
+    EXPECT_NO_THROW(train::RunLock lock(one.folder)) << one.arm << " is still training";
+  }
+}
+
+// kill -9 of the runner at any moment: the next call ends with the
 // numbers of a run that was never stopped.
 TEST_F(Runner, GoesOnAfterKill) {
   files_.add(test::kStudent);

@@ -78,6 +78,7 @@ train::RunConfig student_config(const test::ScratchFolder& scratch) {
   config.distill.teacher = scratch.path("teacher");
   config.distill.schedule = "auto";
   config.distill.check_every = 2;
+  config.distill.check_batches = 1;
   config.distill.window = 2;
   return config;
 }
