@@ -10,6 +10,7 @@
 #include "cli/bench_limits.h"
 #include "cli/bench_ops.h"
 #include "cli/commands.h"
+#include "cli/ranks.h"
 #include "core/json.h"
 #include "core/kernel.h"
 #include "core/parallel.h"
@@ -62,50 +63,121 @@ int64_t gemm_flops_per_token(const train::RunConfig& config, const moe::ModelCos
   return cost.flops_per_token - 6 * config.model.dim * config.model.context * config.model.layers;
 }
 
-void bench_train(const Options& options) {
-  train::RunConfig config = train::load_run_config(options.config, options.overrides);
-  if (config.data.sources.empty()) config.data.synthetic = true;
+// What the timed steps sent and waited for, of one rank, as means over the steps.
+class TrafficMeans {
+ public:
+  void add(const std::map<std::string, dist::TrafficRow>& step) {
+    for (const auto& [op, row] : step) {
+      dist::TrafficRow& sum = rows_[op];
+      sum.calls += row.calls;
+      for (size_t link = 0; link < 2; ++link) {
+        sum.messages[link] += row.messages[link];
+        sum.bytes[link] += row.bytes[link];
+      }
+      sum.seconds += row.seconds;
+      sum.exposed += row.exposed;
+    }
+    ++steps_;
+  }
+
+  Json json() const {
+    const double n = static_cast<double>(std::max<int64_t>(steps_, 1));
+    const auto mean = [n](int64_t sum) { return static_cast<double>(sum) / n; };
+    Json all;
+    for (const auto& [op, row] : rows_) {
+      all[op] = {{"calls", mean(row.calls)},
+                 {"messages_inside", mean(row.messages[0])},
+                 {"messages_between", mean(row.messages[1])},
+                 {"bytes_inside", mean(row.bytes[0])},
+                 {"bytes_between", mean(row.bytes[1])},
+                 {"ms", row.seconds * 1e3 / n},
+                 {"exposed_ms", row.exposed * 1e3 / n}};
+    }
+    return all;
+  }
+
+  void print() const {
+    fmt::print("\na step of rank 0:\n{:<16} {:>8} {:>10} {:>10} {:>14} {:>14} {:>10} {:>11}\n",
+               "collective", "calls", "msg inside", "between", "bytes inside", "between", "ms",
+               "exposed ms");
+    const Json means = json();
+    for (const auto& [op, row] : means.items()) {
+      fmt::print("{:<16} {:>8.1f} {:>10.1f} {:>10.1f} {:>14.0f} {:>14.0f} {:>10.3f} {:>11.3f}\n",
+                 op, row["calls"].get<double>(), row["messages_inside"].get<double>(),
+                 row["messages_between"].get<double>(), row["bytes_inside"].get<double>(),
+                 row["bytes_between"].get<double>(), row["ms"].get<double>(),
+                 row["exposed_ms"].get<double>());
+    }
+  }
+
+ private:
+  std::map<std::string, dist::TrafficRow> rows_;
+  int64_t steps_ = 0;
+};
+
+// The products' rate, beside the machine's. Both are of one process: many ranks go without.
+void add_rates(const Options& options, const train::RunConfig& config, Device device, double tokens,
+               Json& row) {
   const DType dtype = train::dtype_of(config);
+  const moe::ModelCost cost = moe::model_cost(config.model, dtype);
+  const double ms = row["step_ms"].get<double>();
+  const double rate = static_cast<double>(gemm_flops_per_token(config, cost)) * tokens / ms * 1e3;
+  row["gemm_gflops"] = rate * 1e-9;
+  if (options.no_limits) return;
+  const bench::Limits limits = bench::measure_limits(dtype, device);  // needs memory of its own
+  row["limit_ms"] = rate / limits.gemm_flops * ms;
+  row["limit_gemm_gflops"] = limits.gemm_flops * 1e-9;
+  row["share"] = rate / limits.gemm_flops;
+}
+
+void time_training(const Options& options, dist::Runtime& runtime, train::RunConfig& config) {
   const Device device = parse_device(options.device);
-  if (options.trace) config.train.graph = false;  // a replay has no kernels to time
-  auto trainer = std::make_unique<train::Trainer>(config, device);
+  const dist::Mesh mesh = start_mesh(runtime, config);
+  auto trainer = std::make_unique<train::Trainer>(config, device, &mesh);
   reset_device_peak_bytes(device);
   for (int64_t i = 0; i < options.warmup; ++i) trainer->step();
   set_tracing(options.trace);
   clear_trace();
   std::vector<double> seconds;
   train::StepResult last;
+  TrafficMeans traffic;
   for (int64_t i = 0; i < options.steps; ++i) {
     last = trainer->step();
     seconds.push_back(last.seconds);
+    traffic.add(last.traffic);
   }
-  const int64_t resident = bench::peak_resident_bytes(), peak = device_peak_bytes(device);
   set_tracing(false);
-  trainer.reset();
-  const double middle = bench::median(seconds);
-  const moe::ModelCost cost = moe::model_cost(config.model, dtype);
-  const auto tokens = static_cast<double>(last.step_tokens);
-  const double gemm_rate =
-      static_cast<double>(gemm_flops_per_token(config, cost)) * tokens / middle;
   Json row;
+  const double middle = bench::median(seconds);
+  const auto tokens = static_cast<double>(last.step_tokens);
   row["tokens_per_s"] = tokens / middle;
   row["step_ms"] = middle * 1e3;
   row["median_ms"] = middle * 1e3;
   row["device"] = to_string(device);
-  row["peak_bytes"] = peak;
-  row["peak_resident_bytes"] = resident;
-  row["gemm_gflops"] = gemm_rate * 1e-9;
-  if (!options.no_limits) {
-    const bench::Limits limits = bench::measure_limits(dtype, device);  // needs memory of its own
-    row["limit_ms"] = gemm_rate / limits.gemm_flops * middle * 1e3;
-    row["limit_gemm_gflops"] = limits.gemm_flops * 1e-9;
-    row["share"] = gemm_rate / limits.gemm_flops;
-  }
+  row["peak_bytes"] = device_peak_bytes(device);
+  row["peak_resident_bytes"] = bench::peak_resident_bytes();
   row["loss"] = last.loss;
   row["threads"] = num_threads();
   row["steps"] = options.steps;
-  print(options, row);
+  if (runtime.world().rank() > 0) return;
+  trainer.reset();
+  if (!runtime.many()) {
+    add_rates(options, config, device, tokens, row);
+    print(options, row);
+  } else {
+    row["ranks"] = runtime.world().size();
+    if (options.json) row["communication"] = traffic.json();
+    print(options, row);
+    if (!options.json) traffic.print();
+  }
   print_trace(options, static_cast<double>(options.steps));
+}
+
+void bench_train(const Options& options) {
+  train::RunConfig config = train::load_run_config(options.config, options.overrides);
+  if (config.data.sources.empty()) config.data.synthetic = true;
+  if (options.trace) config.train.graph = false;  // a replay has no kernels to time
+  on_all_ranks([&](dist::Runtime& runtime) { time_training(options, runtime, config); });
 }
 
 void bench_decode(const Options& options) {

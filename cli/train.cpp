@@ -1,9 +1,8 @@
 // pyramoe train: a config file, overrides, a run folder.
 #include <cstdio>
-#include <new>
 
 #include "cli/commands.h"
-#include "dist/runtime.h"
+#include "cli/ranks.h"
 #include "train/layout.h"
 #include "train/run.h"
 
@@ -17,33 +16,13 @@ struct Options {
   bool keys = false, markdown = false;
 };
 
-// An error that every rank meets at the same place.
-struct TogetherError : Error {
-  using Error::Error;
-};
-
 void train_on(dist::Runtime& runtime, train::RunConfig& config, Device device) {
-  runtime.configure(
-      {config.parallel.node_size, config.parallel.deadline, config.parallel.link_model});
-  dist::Mesh mesh;
-  try {
-    mesh = train::make_mesh(runtime.world(), config);
-  } catch (const Error& error) {  // the same on all ranks: one of them says it
-    throw TogetherError(error.code(), runtime.world().rank() == 0 ? error.what() : "");
-  }
+  const dist::Mesh mesh = start_mesh(runtime, config);
   if (runtime.many() && runtime.world().rank() == 0) {
     std::printf("%s", mesh.table(train::layer_experts(config)).c_str());
     std::fflush(stdout);
   }
   train::run_training(config, device, &mesh);
-}
-
-// Says what is wrong and ends all ranks with that status.
-void end_job(const dist::Runtime& runtime, const char* what, Exit code) {
-  std::fflush(stdout);
-  if (*what) std::fprintf(stderr, "pyramoe: rank %d: %s\n", runtime.world().rank(), what);
-  std::fflush(stderr);
-  runtime.abort(static_cast<int>(code));
 }
 
 void train_command(const Options& options) {
@@ -56,22 +35,8 @@ void train_command(const Options& options) {
     return;
   }
   train::RunConfig config = train::load_run_config(options.config, options.overrides);
-  dist::Runtime runtime;
-  try {
-    train_on(runtime, config, parse_device(options.device));
-  } catch (const TogetherError&) {
-    throw;
-  } catch (const Error& error) {
-    // What all ranks throw together ends them in order; anything else ends the job.
-    if (!runtime.many()) throw;
-    if (error.code() == Exit::preempted) {
-      throw Error(error.code(), runtime.world().rank() == 0 ? error.what() : "");
-    }
-    end_job(runtime, error.what(), error.code());
-  } catch (const std::bad_alloc&) {
-    if (!runtime.many()) throw;
-    end_job(runtime, "out of memory", Exit::memory);
-  }
+  on_all_ranks(
+      [&](dist::Runtime& runtime) { train_on(runtime, config, parse_device(options.device)); });
 }
 
 }  // namespace

@@ -29,11 +29,6 @@ Degrees find_degrees(const ParallelConfig& config, int64_t ranks) {
     fail(Exit::config, "parallel.expert_slice = ", config.expert_slice, " does not divide the ",
          data, " data ranks; use ", nearest_divisors(data, config.expert_slice));
   }
-  if (config.expert_slice > 1 && t > 1) {
-    fail(Exit::config, "parallel.expert_slice = ", config.expert_slice,
-         " and parallel.tensor = ", t,
-         ": experts are cut over tensor ranks already; set one of them to 1");
-  }
   return {data, t};
 }
 
@@ -103,10 +98,18 @@ Mesh::Mesh(const ProcessGroup& world, const ParallelConfig& config,
     groups.degree = d;
     groups.slices = s;
     groups.exchange = data_.split(run * s + inner % s, inner / s, label);
-    groups.shard = s > 1 ? data_.split(place / s, place % s, label + " slices") : tensor_;
+    // Tensor ranks have equal rows, unless the coordinated dispatcher cuts them.
+    const bool cut = config.dispatcher == "coordinated";
+    const ProcessGroup slices =
+        s > 1 ? data_.split(place / s, place % s, label + " slices") : ProcessGroup();
+    groups.shard = s == 1   ? tensor_
+                   : t == 1 ? slices
+                            : world.split(place / s, place % s * t + me % t, label + " shard");
+    groups.gather = cut ? groups.shard : slices;
+    groups.equal = cut ? ProcessGroup() : tensor_;
     groups.copies = data_.split(inner, run, label + " copies");
     groups.holders = world.split(inner / s, me, label + " holders");
-    groups.gathers = s > 1 || (t > 1 && config.dispatcher == "coordinated");
+    groups.owners = world.split(inner / s * t + (cut ? 0 : me % t), me, label + " owners");
     if (config.dispatcher == "hierarchical") {
       groups.hierarchical = is_grid(groups.exchange);
       const Fabric* fabric = groups.exchange.fabric();

@@ -3,7 +3,8 @@
 //
 // Tensor is innermost, so it stays inside a node. For a layer of degree d and s slices the data
 // axis is cut into runs of d * s consecutive ranks. Rank i of a run holds expert part i / s and, of
-// each of its experts, hidden slice i mod s. Runs are copies of each other. A pyramid of 4 and 8
+// each of its experts, hidden slice i mod s (with t tensor ranks, one of its t parts). Runs are
+// copies of each other. A pyramid of 4 and 8
 // experts on 8 ranks has d = 4 (two copies) and d = 8 (one) at once. A default Mesh is one rank.
 #pragma once
 
@@ -21,13 +22,15 @@ namespace pyramoe::dist {
 struct ExpertGroups {
   int degree = 1, slices = 1;
   ProcessGroup exchange;  // d ranks of equal slice: tokens travel among them
-  ProcessGroup shard;     // ranks that share experts' hidden axis: s data ranks, or tensor ranks
+  ProcessGroup shard;     // ranks that share experts' hidden axis: s data ranks x tensor ranks
+  ProcessGroup gather;    // of `shard`: ranks with rows of their own, which are gathered over them
+  ProcessGroup equal;     // of `shard`: ranks with equal rows; their partial results are summed
+  ProcessGroup owners;    // of `holders`: ranks with rows of their own
   ProcessGroup copies;    // data ranks that hold exactly what this rank holds
   ProcessGroup holders;   // ranks of the world that hold these experts, any part of them
   ProcessGroup inside;    // of `exchange`: those on this rank's node (hierarchical dispatcher)
   ProcessGroup between;   // of `exchange`: those at this rank's place in every node
   bool hierarchical = false;  // inside and between form a grid
-  bool gathers = false;  // ranks of `shard` have different tokens, which are gathered over them
 };
 
 class Mesh {

@@ -19,8 +19,12 @@ struct ParallelConfig {
   int64_t node_size = 0;
   int64_t zero = 0;
   bool overlap = false;
+  std::string deterministic = "run";
   double deadline = 300;
   std::string link_model = "";
+
+  // Sums do not depend on how samples and experts lie on ranks.
+  bool same_on_any_layout() const { return deterministic == "layout"; }
 
   template <class V>
   void fields(V& v) {
@@ -51,6 +55,11 @@ struct ParallelConfig {
       "what data ranks share instead of copying: 0 nothing, 1 optimizer state, 2 gradients too",
       between(0, 2));
     v("parallel.overlap", overlap, "reduce gradients while the backward pass still runs");
+    v("parallel.deterministic", deterministic,
+      "what repeats bit for bit: run (the same job on the same ranks), or layout (the same job on "
+      "any "
+      "data and expert ranks: micro-batches, by default routing groups, are added up as one tree)",
+      one_of({"run", "layout"}));
     v("parallel.deadline", deadline,
       "seconds a rank may wait for others before the job ends with status 6; 0 = for ever",
       between(0.0, 1e6));

@@ -3,10 +3,11 @@
 //
 // Where ranks share the experts' hidden axis each makes its part, and the parts are summed. Tensor
 // ranks all have the rows; ranks with rows of their own gather them first and get their rows of the
-// sum back.
+// sum back; with slices and tensor ranks, both.
 #pragma once
 
 #include "dist/mesh.h"
+#include "moe/experts_by_source.h"
 #include "moe/routing.h"
 #include "nn/module.h"
 
@@ -24,10 +25,10 @@ class Experts : public nn::Module {
   Var with_bias(const Var& y, const Tensor& offsets) const;
 
   // Of this rank: E / degree experts, F / shards of the hidden axis.
-  Var up_, down_;            // (e, f, D), (e, D, f)
-  Var up_bias_, down_bias_;  // (e, f), (e, D); undefined without biases
-  dist::ProcessGroup shard_;
-  bool gathers_ = false;
+  Var up_, down_;                      // (e, f, D), (e, D, f)
+  Var up_bias_, down_bias_;            // (e, f), (e, D); undefined without biases
+  dist::ProcessGroup gather_, equal_;  // dist::ExpertGroups
+  SourceGrads by_source_;              // undefined: gradients go straight to the parameters
 };
 
 }  // namespace pyramoe::moe

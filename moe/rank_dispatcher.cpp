@@ -21,6 +21,7 @@ struct Route {
   Shuffle outbound, middle, inbound;  // before the first, between, after the last all-to-all
   Tensor row;                         // (N, k): where each choice left, and comes home
   int64_t rows = 0;                   // that this rank's experts get
+  Tensor by_source;                   // (experts x ranks + 1) i32: rows by (expert, source)
 };
 
 namespace {
@@ -36,6 +37,14 @@ std::vector<int64_t> by_expert(const std::vector<int64_t>& runs, size_t experts)
   std::vector<int64_t> sums(experts, 0);
   for (size_t i = 0; i < runs.size(); ++i) sums[i % experts] += runs[i];
   return sums;
+}
+
+// Offsets of runs (source, expert) in the order (expert, source).
+Tensor offsets_in_order(const std::vector<int64_t>& runs, const std::vector<size_t>& order,
+                        Device device) {
+  std::vector<int64_t> lengths;
+  for (const size_t run : order) lengths.push_back(runs[run]);
+  return offsets_of(lengths, device);
 }
 
 class FlatDispatcher : public Dispatcher {
@@ -62,6 +71,7 @@ class FlatDispatcher : public Dispatcher {
     const std::vector<size_t> order = swap_outer(ranks, own, 1);
     route->recv = width > 0 ? route->send : sum_parts(runs, ranks);
     route->inbound = width > 0 ? compact(runs, order, width, device) : reorder(runs, order, device);
+    route->by_source = offsets_in_order(runs, order, device);
     route->rows = total(runs);
     Pending pending;
     const Var out = move_rows(x, route->row, total(route->send));
@@ -74,7 +84,8 @@ class FlatDispatcher : public Dispatcher {
   Segments receive(Pending& pending) const override {
     const Route& route = *pending.route;
     const Var arrived = dist::wait(pending.rows);  // (source, expert, token)
-    return {move_rows(arrived, route.inbound.there, route.rows), pending.offsets, pending.route};
+    return {move_rows(arrived, route.inbound.there, route.rows), pending.offsets, pending.route,
+            route.by_source};
   }
 
   Pending send_back(const Segments& y, const Routing& r) const override {
@@ -123,7 +134,9 @@ class HierarchicalDispatcher : public Dispatcher {
     const std::vector<int64_t> far = exchange_counts(turned, between_);  // (node, from, expert)
     route->send_between = sum_parts(turned, nodes);
     route->recv_between = sum_parts(far, nodes);
-    route->inbound = reorder(far, swap_outer(nodes * places, own, 1), device);
+    const std::vector<size_t> order = swap_outer(nodes * places, own, 1);
+    route->inbound = reorder(far, order, device);
+    route->by_source = offsets_in_order(far, order, device);
     route->rows = total(far);
     Pending pending;
     const int64_t rows = total(lengths);
@@ -138,7 +151,8 @@ class HierarchicalDispatcher : public Dispatcher {
     const Route& route = *pending.route;
     const Var here = move_rows(dist::wait(pending.rows), route.middle.there, total(route.recv));
     const Var arrived = dist::all_to_all(here, route.send_between, route.recv_between, between_);
-    return {move_rows(arrived, route.inbound.there, route.rows), pending.offsets, pending.route};
+    return {move_rows(arrived, route.inbound.there, route.rows), pending.offsets, pending.route,
+            route.by_source};
   }
 
   Pending send_back(const Segments& y, const Routing& r) const override {

@@ -40,6 +40,7 @@ struct Segments {
   Var x;           // (R, D)
   Tensor offsets;  // (E + 1) i32; of this rank's experts
   std::shared_ptr<const Route> route = nullptr;
+  Tensor by_source = {};  // (E x ranks + 1) i32: where the rows of each rank begin in each expert's
 };
 
 }  // namespace pyramoe::moe

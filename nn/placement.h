@@ -21,6 +21,9 @@ struct Placement {
   dist::ProcessGroup sync;  // gradients are summed over it
   int64_t copies = 1;       // ranks of the world with an equal copy; the norm divides by it
   Box box;
+  // Of an expert whose rows come from several ranks, where sums must not depend on the layout: its
+  // gradient by the rank that sent the rows, (experts x ranks, …). Else undefined.
+  Tensor by_source = {};
 };
 
 // Calls f(local, global, count) for runs of elements that are neighbours in both.

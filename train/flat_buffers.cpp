@@ -49,11 +49,33 @@ std::vector<Kind> kinds_of(const std::vector<nn::Parameter*>& parameters) {
   return kinds;
 }
 
+// Where every parameter would begin, were all groups of one rank one buffer.
+std::map<const nn::Parameter*, int64_t> places_on_one_rank(
+    const std::vector<nn::Parameter*>& parameters) {
+  std::map<const nn::Parameter*, int64_t> places;
+  int64_t next = 0;
+  for (const bool decay : {true, false}) {
+    for (const DType dtype : {DType::f64, DType::f32, DType::bf16}) {
+      for (const nn::Parameter* p : parameters) {
+        if (p->weight_decay != decay || p->var.dtype() != dtype) continue;
+        places[p] = next;
+        next += round_up(pyramoe::numel(nn::global_shape(p->place.box, p->var.shape())));
+      }
+    }
+  }
+  return places;
+}
+
 }  // namespace
 
 FlatBuffers::FlatBuffers(nn::Module& module, bool narrow, const dist::Mesh* mesh) {
   if (mesh) world_ = mesh->world();
   const std::vector<nn::Parameter*> parameters = module.parameters();
+  const std::map<const nn::Parameter*, int64_t> places = places_on_one_rank(parameters);
+  for (const nn::Parameter* p : parameters) {
+    first_square_[p] = squares_;
+    squares_ += p->expert ? nn::global_shape(p->place.box, p->var.shape()).at(0) : 1;
+  }
   for (const Kind& kind : kinds_of(parameters)) {
     FlatGroup group;
     group.weight_decay = kind.decay;
@@ -63,7 +85,7 @@ FlatBuffers::FlatBuffers(nn::Module& module, bool narrow, const dist::Mesh* mesh
     for (const nn::Parameter* p : parameters) {
       if (!(kind_of(*p) == kind)) continue;
       group.sync = p->place.sync;
-      group.slots.push_back({p, size});
+      group.slots.push_back({p, size, places.at(p)});
       size += round_up(p->var.value().numel());
       device = p->var.value().device();
     }
@@ -108,7 +130,33 @@ void FlatBuffers::gather_grads() {
   }
 }
 
+int64_t FlatBuffers::sums_of_squares() const {
+  return by_parameter_ ? squares_ : static_cast<int64_t>(groups_.size());
+}
+
+// Of equal copies the first rank's counts, so the sum over ranks adds zeros to it.
+void FlatBuffers::square_parameters(const Tensor& squares) const {
+  squares.zero();
+  for (const FlatGroup& group : groups_) {
+    if (group.sync.rank() > 0) continue;
+    for (const FlatSlot& slot : group.slots) {
+      const nn::Parameter& p = *slot.parameter;
+      const Tensor grad = group.view(group.grad, slot);
+      int64_t at = first_square_.at(&p);
+      if (p.expert && !p.place.box.whole()) at += p.place.box.begin[0];
+      for (int64_t e = 0; e < (p.expert ? grad.dim(0) : 1); ++e, ++at) {
+        Tensor sum = squares.rows(at, at + 1);
+        kernels::sum_squares(p.expert ? grad.rows(e, e + 1) : grad, sum);
+      }
+    }
+  }
+  if (world_.size() == 1) return;
+  Tensor all = squares;
+  world_.all_reduce(all);
+}
+
 void FlatBuffers::sum_squares(const Tensor& squares) const {
+  if (by_parameter_) return square_parameters(squares);
   for (size_t i = 0; i < groups_.size(); ++i) {
     const auto place = static_cast<int64_t>(i);
     const FlatGroup& group = groups_[i];

@@ -7,6 +7,7 @@
 // are zero and stay zero.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@ namespace pyramoe::train {
 struct FlatSlot {
   const nn::Parameter* parameter;
   int64_t begin;
+  int64_t first_id;  // of the whole parameter's first element: its place in the buffers of one rank
 };
 
 struct FlatGroup {
@@ -54,10 +56,19 @@ class FlatBuffers {
   // The sum of squares of each group's gradients, summed in a fixed order; of many ranks every
   // element of the model counts once.   squares (groups) f64
   void sum_squares(const Tensor& squares) const;
+  // From now on the sums are those of each parameter and expert: they do not depend on the layout.
+  void square_by_parameter() { by_parameter_ = true; }
+  int64_t sums_of_squares() const;
 
  private:
+  void square_parameters(const Tensor& squares) const;
+
   std::vector<FlatGroup> groups_;
   dist::ProcessGroup world_;
+  // Of every parameter of the whole model, where its first sum of squares is.
+  std::map<const nn::Parameter*, int64_t> first_square_;
+  int64_t squares_ = 0;
+  bool by_parameter_ = false;
 };
 
 }  // namespace pyramoe::train

@@ -13,15 +13,13 @@ void must_divide(const char* key, int64_t value, const char* what, int64_t parts
        value / parts * parts + parts, ", or ", dist::nearest_divisors(value, parts), " of them");
 }
 
+bool is_power_of_two(int64_t n) { return n > 0 && (n & (n - 1)) == 0; }
+
 void check_model(const RunConfig& c, const dist::Mesh& mesh) {
   const int64_t t = mesh.tensor().size();
   must_divide("model.heads", c.model.heads, "tensor ranks", t);
   must_divide("model.vocab", c.model.vocab, "tensor ranks", t);
   must_divide("model.hidden", c.model.dense_hidden(), "tensor ranks", t);
-  if (mesh.many() && c.train.states == "bf16") {
-    fail(Exit::config, "train.states = bf16 rounds weights by their place in this rank's memory: ",
-         "runs on several ranks would differ from one; use train.states = f32");
-  }
   for (const int64_t experts : layer_experts(c)) {
     if (experts == 0) continue;
     const dist::ExpertGroups& groups = mesh.expert(experts);
@@ -33,6 +31,45 @@ void check_model(const RunConfig& c, const dist::Mesh& mesh) {
                 mesh.expert(experts).shard.size());
     if (c.model.residual) {
       must_divide("moe.shared_hidden", c.model.residual_hidden(), "tensor ranks", t);
+    }
+  }
+}
+
+// What parallel.deterministic = "layout" can promise. The tree over micro-batches must have a
+// branch for every data rank, and the tree over ranks one for every set of experts.
+void check_deterministic(const RunConfig& c, const dist::Mesh& mesh) {
+  if (!c.parallel.same_on_any_layout()) return;
+  const auto needs = [](const auto&... words) {
+    fail(Exit::config, "parallel.deterministic = layout ", words...);
+  };
+  if (c.train.states == "bf16") needs("adds up gradients in f32: set train.states = f32");
+  if (c.model.dispatch == "einsum" || c.parallel.dispatcher == "einsum") {
+    needs("needs sorted rows: set moe.dispatch = segments and parallel.dispatcher = flat");
+  }
+  if (!mesh.many()) return;
+  if (mesh.tensor().size() > 1 || c.parallel.expert_slice > 1) {
+    needs("covers data and expert ranks; tensor ranks and expert slices cut sums inside a token. ",
+          "Set parallel.tensor = 1 and parallel.expert_slice = 1");
+  }
+  if (c.parallel.overlap || c.parallel.zero > 1) {
+    needs("keeps whole gradients until the last micro-batch is done: set parallel.overlap = false ",
+          "and parallel.zero = 0 or 1");
+  }
+  const int64_t data = mesh.data().size(), parts = c.train.batch / (c.micro_batch() * data);
+  if (data > 1 && (!is_power_of_two(parts) || c.train.ramp_start > 0)) {
+    needs("needs 1, 2, 4, 8, … micro-batches a data rank at every step; train.batch = ",
+          c.train.batch, " in micro-batches of ", c.micro_batch(), " on ", data, " data ranks are ",
+          parts,
+          c.train.ramp_start > 0 ? " at the end of the ramp. Set train.ramp_start = 0"
+                                 : ". Change train.micro_batch or train.batch");
+  }
+  for (const int64_t experts : layer_experts(c)) {
+    if (experts == 0) continue;
+    const dist::ExpertGroups& g = mesh.expert(experts);
+    if (g.copies.size() > 1 && !is_power_of_two(g.degree)) {
+      needs("needs an expert degree of 1, 2, 4, 8, … where experts have copies, but the layers of ",
+            experts, " have ", g.degree, " with ", g.copies.size(),
+            " copies. Set parallel.expert = 1");
     }
   }
 }
@@ -97,6 +134,7 @@ dist::Mesh make_mesh(const dist::ProcessGroup& world, RunConfig& config) {
   config.data_ranks = mesh.data().size();
   check_model(config, mesh);
   check_batch(config, mesh);
+  check_deterministic(config, mesh);
   return mesh;
 }
 

@@ -1,5 +1,6 @@
 #include "train/optimizer.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/kernels/adam.h"
@@ -20,6 +21,29 @@ class Share {
   // Master weights: the weights themselves, or a wider copy of bf16 ones.
   Tensor master() const {
     return group_.param.dtype() == DType::bf16 ? param().to(DType::f32).clone() : param();
+  }
+  // Stretches of this share whose elements are neighbours in the buffers of one rank too.
+  struct Run {
+    int64_t begin, end;  // in the share
+    int64_t first_id;    // in the buffers of one rank
+  };
+  std::vector<Run> runs() const {
+    std::vector<Run> runs;
+    for (const FlatSlot& slot : group_.slots) {
+      const nn::Parameter& p = *slot.parameter;
+      nn::for_each_run(p.place.box, p.var.shape(), [&](int64_t local, int64_t global, int64_t n) {
+        const int64_t at = slot.begin + local, id = slot.first_id + global;
+        const int64_t begin = std::max(at, range_.begin), end = std::min(at + n, range_.end);
+        if (begin >= end) return;
+        const Run run{begin - range_.begin, end - range_.begin, id + begin - at};
+        if (!runs.empty() && runs.back().first_id - runs.back().begin == run.first_id - run.begin) {
+          runs.back().end = run.end;  // zeros between two parameters stay zero
+        } else {
+          runs.push_back(run);
+        }
+      });
+    }
+    return runs;
   }
   // After the update: everybody's ranges.
   void gather() const {
@@ -73,6 +97,7 @@ class AdamW : public Optimizer {
       master_.push_back(is_narrow(share.group()) ? share.param() : share.master());
       m_.push_back(zeros_like(share.grad()));
       v_.push_back(zeros_like(share.grad()));
+      runs_.push_back(is_narrow(share.group()) ? share.runs() : std::vector<Share::Run>{});
     }
   }
 
@@ -84,20 +109,22 @@ class AdamW : public Optimizer {
 
   void step(const Tensor& scalars) override {
     const RngKey key{static_cast<uint64_t>(config_.seed), RngPurpose::weight_rounding, 0, 0};
-    int64_t first = 0;  // of this group's elements, among those of all groups
     for (size_t i = 0; i < m_.size(); ++i) {
       const FlatGroup& group = shares_[i].group();
       const kernels::AdamWOptions options{config_.beta1, config_.beta2, config_.eps,
                                           group.weight_decay ? config_.weight_decay : 0};
       Tensor param = shares_[i].param();
       if (is_narrow(group)) {
-        kernels::adamw_step_rounded(shares_[i].grad(), options, scalars, key, first, param, m_[i],
-                                    v_[i]);
+        const Tensor grad = shares_[i].grad();
+        for (const Share::Run& run : runs_[i]) {
+          const auto part = [&run](const Tensor& x) { return x.rows(run.begin, run.end); };
+          Tensor p = part(param), m = part(m_[i]), v = part(v_[i]);
+          kernels::adamw_step_rounded(part(grad), options, scalars, key, run.first_id, p, m, v);
+        }
       } else {
         kernels::adamw_step(shares_[i].grad(), options, scalars, master_[i], m_[i], v_[i], param);
       }
       shares_[i].gather();
-      first += group.param.numel();
     }
   }
 
@@ -124,6 +151,8 @@ class AdamW : public Optimizer {
   bool has_master(size_t i) const { return !master_[i].same_memory(shares_[i].param()); }
 
   std::vector<Share> shares_;
+  // Where moments are bf16: random rounding goes by an element's place in the whole model.
+  std::vector<std::vector<Share::Run>> runs_;
   TrainConfig config_;
   Tensors master_, m_, v_;
 };

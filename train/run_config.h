@@ -51,8 +51,7 @@ struct TrainConfig {
     v("train.batch", batch, "sequences in one optimizer step, over all ranks", between(1, 1 << 24));
     v("train.micro_batch", micro_batch,
       "sequences per rank and pass; gradients accumulate over train.batch; 0 = train.batch over "
-      "all "
-      "data ranks",
+      "all data ranks, or moe.group where parallel.deterministic = layout",
       between(0, 1 << 24));
     v("train.ramp_start", ramp_start,
       "batch at the start; grows in equal steps of itself to train.batch over train.ramp_tokens; "
@@ -218,7 +217,8 @@ struct RunConfig {
 
   // Sequences per rank and pass.
   int64_t micro_batch() const {
-    return train.micro_batch > 0 ? train.micro_batch : train.batch / data_ranks;
+    if (train.micro_batch > 0) return train.micro_batch;
+    return parallel.same_on_any_layout() ? model.group : train.batch / data_ranks;
   }
 };
 

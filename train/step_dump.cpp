@@ -32,8 +32,23 @@ void StepDump::add_gradients(FlatBuffers& buffers, const dist::ProcessGroup& wor
   }
 }
 
+// Of each pass the rows of rank 0, 1, …; in the order of the batch.
+Tensor StepDump::whole_logits(int64_t blocks) const {
+  const int64_t rows = logits_.at(0).dim(0) / blocks;
+  const auto passes = static_cast<int64_t>(logits_.size());
+  Tensor logits({passes * blocks * rows, logits_[0].dim(1)}, logits_[0].dtype());
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t to = (block * passes + pass) * rows;
+      logits.rows(to, to + rows)
+          .copy_from(logits_[static_cast<size_t>(pass)].rows(block * rows, (block + 1) * rows));
+    }
+  }
+  return logits;
+}
+
 void StepDump::write(const StepResult& result, nn::Gpt& model, const std::string& folder,
-                     const dist::ProcessGroup& world) {
+                     const dist::ProcessGroup& world, int64_t blocks) {
   const std::vector<nn::NamedTensor> parameters = nn::gather_whole(nn::parts_of(model), world);
   const auto add_scalar = [&](const char* name, double value) {
     items_.emplace_back(name, Tensor::scalar(value, DType::f64));
@@ -42,15 +57,7 @@ void StepDump::write(const StepResult& result, nn::Gpt& model, const std::string
   add_scalar("balance_loss", result.balance_loss);
   add_scalar("distill_loss", result.distill_loss);
   add_scalar("grad_norm", result.grad_norm);
-  int64_t rows = 0;
-  for (const Tensor& part : logits_) rows += part.dim(0);
-  Tensor logits({rows, logits_.at(0).dim(1)}, logits_[0].dtype());
-  rows = 0;
-  for (const Tensor& part : logits_) {
-    logits.rows(rows, rows + part.dim(0)).copy_from(part);
-    rows += part.dim(0);
-  }
-  items_.emplace_back("logits", logits);
+  items_.emplace_back("logits", whole_logits(blocks));
   for (const nn::NamedTensor& p : parameters) items_.emplace_back("param." + p.name, p.value);
   on_rank_0(world, [&] {
     make_folders(folder);

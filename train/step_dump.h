@@ -19,10 +19,13 @@ class StepDump {
   void add_gradients(FlatBuffers& buffers, const dist::ProcessGroup& world);  // before clipping
   // Writes folder/step.safetensors: loss, balance_loss, distill_loss, grad_norm (1) f64; logits
   // (batch * context, V); grad.NAME; param.NAME after the update.
+  //   blocks  ranks that each have neighbouring rows of the batch; 1: each pass has, over all ranks
   void write(const StepResult& result, nn::Gpt& model, const std::string& folder,
-             const dist::ProcessGroup& world);
+             const dist::ProcessGroup& world, int64_t blocks);
 
  private:
+  Tensor whole_logits(int64_t blocks) const;
+
   Tensors logits_;
   std::vector<std::pair<std::string, Tensor>> items_;
 };

@@ -8,7 +8,13 @@
 namespace pyramoe::train {
 
 void StepReport::start() {
+  passes_.clear();
   if (totals_.defined()) totals_.zero();
+}
+
+void StepReport::end_pass() {
+  passes_.add(totals_);
+  totals_.zero();
 }
 
 void StepReport::lay_out(const MicroLosses& losses, const std::vector<nn::LayerStat>& stats) {

@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "dist/pairwise_sum.h"
 #include "dist/process_group.h"
 #include "nn/context.h"
 #include "train/metrics.h"
@@ -23,6 +24,9 @@ class StepReport {
   void start();  // a new step
   // Only kernels: may be captured, once a step has run outside a capture.
   void add(const MicroLosses& losses, const std::vector<nn::LayerStat>& stats);
+  // For sums that no layout changes, after each micro-batch; then, after the last, their sum.
+  void end_pass();
+  void join_passes() { passes_.take(totals_); }
   // Adds up what data ranks have each found.
   void sum_over(const dist::ProcessGroup& data);
   // The step's cross-entropy so far, not divided by the number of micro-batches.   (1) f64
@@ -39,6 +43,7 @@ class StepReport {
   Device device_;
   Tensor totals_, host_;  // f64: cross-entropy, distill, balance, z, then loads and kept by layer
   Tensor nothing_;        // stands in for a distill loss that does not count
+  dist::PairwiseSum passes_;
   int64_t balance_ = 0, z_ = 0;
   std::vector<Layer> layers_;
 };

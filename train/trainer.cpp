@@ -67,7 +67,16 @@ Trainer::Trainer(const RunConfig& config, Device device, const dist::Mesh* mesh)
     grads.push_back({group.grad, group.sync, group.scattered});
   }
   reducer_ = std::make_unique<dist::GradReducer>(std::move(grads));
-  squares_ = Tensor::zeros({static_cast<int64_t>(buffers_->groups().size())}, DType::f64, device);
+  if (config.parallel.same_on_any_layout()) {
+    if (device.type == DeviceType::cuda) {
+      fail(Exit::config,
+           "parallel.deterministic = layout is a matter of CPU ranks, this run is on ",
+           "a GPU; set parallel.deterministic = run");
+    }
+    layout_sum_ = std::make_unique<LayoutSum>(*buffers_);
+    buffers_->square_by_parameter();
+  }
+  squares_ = Tensor::zeros({buffers_->sums_of_squares()}, DType::f64, device);
   graphs_ = device.type == DeviceType::cuda && config.train.graph && same_every_step(config);
   if (!config.train.dump.empty()) dump_ = std::make_unique<StepDump>();
 }
@@ -172,7 +181,8 @@ StepResult Trainer::step_on(const data::Batch& batch) {
     }
     moe::update_biases(*model_, loads);
   }
-  if (dumping()) dump_->write(result, *model_, config_.train.dump, world());
+  const int64_t blocks = layout_sum_ && mesh_ ? mesh_->data().size() : 1;
+  if (dumping()) dump_->write(result, *model_, config_.train.dump, world(), blocks);
   check_skips(result);
   ++step_;
   if (mesh_) result.traffic = mesh_->world().fabric()->traffic().rows();
@@ -182,20 +192,31 @@ StepResult Trainer::step_on(const data::Batch& batch) {
 
 bool Trainer::find_gradients(const data::Batch& batch, bool with_teacher) {
   const int64_t rows = config_.micro_batch();
-  // A pass takes neighbouring rows: first those of data rank 0, then of rank 1, …
+  // A pass takes neighbouring rows: first those of data rank 0, then of rank 1, … Where sums must
+  // not depend on the layout, a rank's passes do.
   const int64_t ranks = mesh_ ? mesh_->data().size() : 1;
   const int64_t own = mesh_ ? mesh_->data().rank() * rows : 0;
+  if (layout_sum_) layout_sum_->start();
   for (int64_t pass = 0; pass < batch.rows; pass += rows * ranks) {
-    const int64_t row = pass + own;
+    const bool fresh = pass == 0 || layout_sum_;  // gradients start anew
+    const int64_t row = layout_sum_ ? own * (batch.rows / ranks / rows) + pass / ranks : pass + own;
     const auto part = [&](const std::vector<int32_t>& all) {
       return std::span(all).subspan(static_cast<size_t>(row * batch.context),
                                     static_cast<size_t>(rows * batch.context));
     };
     refill(tokens_, part(batch.tokens), {rows, batch.context}, device_);
     refill(targets_, part(batch.targets), {rows * batch.context}, device_);
-    run((pass == 0 ? first_graph_ : next_graph_)[with_teacher],
-        [&] { micro_step(row, pass == 0, pass + rows * ranks >= batch.rows, with_teacher); });
+    run((fresh ? first_graph_ : next_graph_)[with_teacher],
+        [&] { micro_step(row, fresh, pass + rows * ranks >= batch.rows, with_teacher); });
+    if (layout_sum_) {
+      layout_sum_->add();
+      report_.end_pass();
+    }
     if (stop_agreed()) return false;
+  }
+  if (layout_sum_) {
+    layout_sum_->finish();
+    report_.join_passes();
   }
   if (mesh_) {
     phase("reduce");

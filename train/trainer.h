@@ -13,6 +13,7 @@
 #include "train/evaluate.h"
 #include "train/expert_moves.h"
 #include "train/flat_buffers.h"
+#include "train/layout_sum.h"
 #include "train/metrics.h"
 #include "train/open_data.h"
 #include "train/optimizer.h"
@@ -113,6 +114,7 @@ class Trainer {
   std::unique_ptr<FlatBuffers> buffers_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<dist::GradReducer> reducer_;
+  std::unique_ptr<LayoutSum> layout_sum_;  // parallel.deterministic = "layout"
   // For overlap: how often backward writes each parameter's gradient, and the parameter's piece.
   std::map<const VarState*, int64_t> writes_;
   std::map<const VarState*, size_t> piece_of_;

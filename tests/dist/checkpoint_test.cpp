@@ -1,8 +1,5 @@
 // Checkpoints know no layout: saved on any, loaded on any other, weights and optimizer are the same
 // bits, and the run goes on with the same samples.
-#include <filesystem>
-
-#include "nn/gather.h"
 #include "tests/dist/families.h"
 #include "tests/dist/world.h"
 
@@ -10,38 +7,6 @@ namespace pyramoe {
 namespace {
 
 using test::world;
-
-// A folder that all ranks see, made and removed by rank 0.
-class SharedFolder {
- public:
-  SharedFolder() {
-    path_ = (std::filesystem::temp_directory_path() /
-             cat("pyramoe_shared_", world().size(), "_", ::getppid()))
-                .string();
-    if (world().rank() == 0) std::filesystem::remove_all(path_);
-    world().barrier();
-  }
-  ~SharedFolder() {
-    world().barrier();
-    if (world().rank() == 0) std::filesystem::remove_all(path_);
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
-
-test::Bits whole_state(train::Trainer& trainer) {
-  test::Bits bits;
-  for (const nn::NamedTensor& t :
-       nn::gather_whole(nn::parts_of(trainer.model()), trainer.world())) {
-    bits[t.name] = test::bits_of(t.value);
-  }
-  for (const nn::NamedTensor& t : nn::gather_whole(trainer.optimizer().state(), trainer.world())) {
-    bits[t.name] = test::bits_of(t.value);
-  }
-  return bits;
-}
 
 struct Layout {
   const char* name;
@@ -55,13 +20,15 @@ TEST(LayoutFreeCheckpoint, SavedOnAnyLoadedOnAnyOther) {
                             {"copies, zero 1", 1, 1, "1"},
                             {"tensor, zero 2", std::min(2, p), 2, "auto"},
                             {"all tensor", std::min(4, p), 0, "auto"}};
-  for (const char* dtype : {"f32", "bf16"}) {
-    const SharedFolder folder;
+  for (const auto& [dtype, states] :
+       {std::pair{"f32", "f32"}, std::pair{"bf16", "f32"}, std::pair{"bf16", "bf16"}}) {
+    const test::SharedFolder folder;
     test::Bits saved;
     int64_t step = 0;
     for (const Layout& layout : layouts) {
       train::RunConfig config = test::family_config("pr_moe", "");
       config.train.dtype = dtype;
+      config.train.states = states;
       config.dir = folder.path();
       config.parallel.tensor = layout.tensor;
       config.parallel.zero = layout.zero;
@@ -72,9 +39,9 @@ TEST(LayoutFreeCheckpoint, SavedOnAnyLoadedOnAnyOther) {
       if (step > 0) {
         trainer.resume(nn::Checkpoint::newest(config.dir));
         ASSERT_EQ(trainer.steps_done(), step);
-        const test::Bits loaded = whole_state(trainer);
+        const test::Bits loaded = test::whole_state(trainer);
         if (world().rank() == 0) {
-          SCOPED_TRACE(cat(layout.name, ", ", dtype));
+          SCOPED_TRACE(cat(layout.name, ", ", dtype, ", states in ", states));
           test::expect_equal_bits(saved, loaded);
         }
       }
@@ -83,16 +50,17 @@ TEST(LayoutFreeCheckpoint, SavedOnAnyLoadedOnAnyOther) {
       step += 2;
       EXPECT_EQ(trainer.tokens_seen(), step * 16 * 8);
       trainer.save();
-      saved = whole_state(trainer);
+      saved = test::whole_state(trainer);
     }
     if (world().rank() > 0) continue;
     // One rank alone reads it too.
     train::RunConfig config = test::family_config("pr_moe", "");
     config.train.dtype = dtype;
+    config.train.states = states;
     config.dir = folder.path();
     train::Trainer alone(config, kCpu);
     alone.resume(nn::Checkpoint::newest(config.dir));
-    test::expect_equal_bits(saved, whole_state(alone));
+    test::expect_equal_bits(saved, test::whole_state(alone));
   }
 }
 

@@ -65,10 +65,54 @@ struct Trace {
   std::map<std::string, Tensor> last;   // loss and parameters at the end
 };
 
-Trace trace_of(train::RunConfig config, const dist::ProcessGroup& world, int64_t steps);
+// A folder that all ranks see, made and removed by rank 0. Collective.
+class SharedFolder {
+ public:
+  SharedFolder();
+  ~SharedFolder();
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+// Weights and optimizer state as bytes, by global name. On rank 0; collective.
+Bits whole_state(train::Trainer& trainer);
+
+// A teacher run that every rank can read; rank 0 trains it a little. Collective.
+class Teacher {
+ public:
+  Teacher();
+  const std::string& path() const { return folder_.path(); }
+
+ private:
+  SharedFolder folder_;
+};
+
+//   nudge  every weight starts as itself times 1 + nudge or 1 - nudge
+Trace trace_of(train::RunConfig config, const dist::ProcessGroup& world, int64_t steps,
+               double nudge = 0);
 
 // The name of the worst tensor and its error where the traces differ by more than the tolerances
 // (absolute and relative), else "".
 std::string difference(const Trace& got, const Trace& want, double first, double last);
+
+// How far two correct first steps may lie apart, by tensor, because they add in different orders.
+//
+// A sum of n products in any order is the exact sum of products whose factors are changed by at
+// most n u each (u: half an ulp; Higham, Accuracy and Stability, 3.1). So the two differ by no more
+// than a model whose weights and activations change by 2 n u, with n the longest sum there is; what
+// such a change does is measured: weights are nudged at random in f64 and the difference scaled up.
+struct RoundingBound {
+  std::map<std::string, double> by_name;
+  double worst = 0;  // the largest share of a bound that a difference took
+  // The name of the first tensor beyond its bound and its error, else "".
+  std::string check(const std::map<std::string, Tensor>& got,
+                    const std::map<std::string, Tensor>& want);
+};
+//   config  of one rank; exact  its trace in f64
+RoundingBound rounding_bound(const train::RunConfig& config, const Trace& exact, DType dtype);
+// The first tensor whose bits differ, else "".
+std::string bit_difference(const Trace& got, const Trace& want);
 
 }  // namespace pyramoe::test

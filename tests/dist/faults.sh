@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Ranks that die or stall, as a user meets them: mpirun of the program, one rank fails at a chosen
 # phase. All ranks must be gone in time, the status must not be 0, and the culprit must be named.
+# And jobs of which one rank is asked to stop: one save, status 75 of every rank, and it goes on.
 #   tests/dist/faults.sh BUILD [cases]     the first `cases` of all; default 12
 set -uo pipefail
 program=$(realpath "$1")/pyramoe
@@ -52,6 +53,56 @@ one() {
     tail -n 5 "$log"
   fi
 }
+
+# asked_to_stop RANK SECONDS: SIGTERM to one rank of a run that would last for ever.
+asked_to_stop() {
+  local run="$work/stopped" log="$work/log" wrong="" pid launcher code
+  rm -rf "$run" "$work/status"
+  mkdir "$work/status"
+  # The shell keeps the status of its rank, though the launcher ends ranks that outlive the first.
+  # shellcheck disable=SC2016
+  STATUS="$work/status" PYRAMOE_THREADS=1 timeout -s KILL 60 mpirun --allow-run-as-root \
+    --oversubscribe --bind-to none -np $ranks bash -c \
+    'trap "" TERM; "$@"; code=$?; echo $code >"$STATUS/$OMPI_COMM_WORLD_RANK"; exit $code' shell \
+    "$program" train "$work/config.toml" run.dir="$run" train.steps=100000000 train.save_every=0 \
+    train.eval_every=0 >"$log" 2>&1 &
+  launcher=$!
+  for ((turn = 0; turn < 200; ++turn)); do
+    [ -s "$run/metrics.jsonl" ] && break
+    sleep 0.05
+  done
+  sleep "$2"
+  for pid in $(pgrep -f "^$program train .*run.dir=$run"); do
+    tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qx "OMPI_COMM_WORLD_RANK=$1" && kill -TERM "$pid"
+  done
+  wait "$launcher"
+  code=$?
+  [ $code -eq 75 ] || wrong="the job ended with $code"
+  for ((rank = 0; rank < ranks; ++rank)); do
+    [ "$(cat "$work/status/$rank" 2>/dev/null)" = 75 ] ||
+      wrong="rank $rank ended with $(cat "$work/status/$rank" 2>/dev/null || echo nothing)"
+  done
+  [ "$(find "$run/checkpoints" -maxdepth 1 -name 'step_????????' 2>/dev/null | wc -l)" -eq 1 ] ||
+    wrong="not one checkpoint"
+  local step
+  step=$(find "$run/checkpoints" -maxdepth 1 -name 'step_????????' 2>/dev/null | sed 's/.*step_0*//')
+  "$program" inspect "$run" --tensors >"$work/inspect" 2>&1 || wrong="${wrong:-inspect refuses it}"
+  # It goes on from there, on another number of ranks.
+  PYRAMOE_THREADS=1 mpirun --allow-run-as-root --oversubscribe --bind-to none -np 2 "$program" \
+    train "$work/config.toml" run.dir="$run" train.steps=$((step + 2)) train.eval_every=0 \
+    >"$work/again" 2>&1 || wrong="${wrong:-it does not go on}"
+  grep -q "resumed from .*step_0*$step" "$work/again" || wrong="${wrong:-not resumed}"
+  if [ -z "$wrong" ]; then
+    passed=$((passed + 1))
+  else
+    failed=$((failed + 1))
+    echo "FAILED rank $1 asked to stop after $2 s: $wrong"
+    tail -n 5 "$log" "$work/again"
+  fi
+}
+
+asked_to_stop 0 0.1
+asked_to_stop 2 0.4
 
 n=0
 for place in "1 forward 2" "2 backward 1" "3 reduce 0" "0 save 1" "1 eval 2" "2 init 1" \

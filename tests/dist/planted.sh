@@ -7,6 +7,8 @@ cd "$(dirname "$0")/../.."
 first=${1:-1} last=${2:-99}
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
+# Where there is ccache, all copies of one source are one source to it.
+export CCACHE_BASEDIR=$copy CCACHE_NOHASHDIR=1
 git ls-files | tar -cf - -T - | tar -xf - -C "$copy"
 
 # name | file | what stands there | what is put instead
@@ -19,7 +21,7 @@ bugs=(
   "norm counts experts wrongly|train/flat_buffers.cpp|int64_t copies = group.copies;|int64_t copies = world_.size();"
   "gradient of gathered logits summed|dist/collective_ops.cpp|return {own_part(dy[0], group, axis)};|return {own_part(summed(dy[0], group), group, axis)};"
   "weights not gathered after zero|train/optimizer.cpp|    if (!cut_) return;|    return;"
-  "losses of one rank|train/trainer.cpp|    report_.sum_over(mesh_->data());|"
+  "losses of one rank|train/trainer.cpp|  if (mesh_) report_.sum_over(mesh_->data());|"
   "rows in source order|moe/rank_dispatcher.cpp|const std::vector<size_t> order = swap_outer(ranks, own, 1);|std::vector<size_t> order; for (size_t o = 0; o < ranks * own; ++o) order.push_back(o);"
 )
 
