@@ -48,7 +48,7 @@ const std::vector<NamedStyle>& named_styles() {
       {"bench.step_ms",
        {"step alone", "time of a step, alone (ms)", 1, 1, " ms", false, false, true}},
       {"bench.peak_bytes",
-       {"peak memory", "peak memory (MiB)", kMiB, 0, " MiB", false, true, true}},
+       {"peak memory", "peak memory (MiB)", kMiB, 1, " MiB", false, true, true}},
       {"experts_live", {"live experts", "live experts", 1, 1, "", false, false, true}},
       {"distill_share", {"share with KD", "share of the run with KD", 1, 2}},
       {"expert_bits", {"bits per weight", "bits per expert weight", 1, 0, "", false, true, true}},

@@ -19,7 +19,7 @@ struct MetricStyle {
 };
 MetricStyle style_of(const std::string& metric);
 
-// "2.4518", "3.1 %", "13.1 M", "210 MiB"
+// "2.4518", "3.1 %", "13.1 M", "210.0 MiB"
 std::string number_text(const MetricStyle& style, double x);
 // The same with its sign: "+0.0123". Of counted metrics: a number with four digits.
 std::string signed_text(const MetricStyle& style, double x);

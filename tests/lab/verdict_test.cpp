@@ -176,7 +176,7 @@ TEST(MetricText, NumbersHaveUnits) {
   EXPECT_EQ(number_text(style_of("dropped"), 0.0312), "3.1 %");
   EXPECT_EQ(number_text(style_of("params_total"), 13.14e9), "13.1 B");
   EXPECT_EQ(number_text(style_of("tokens_per_s"), 1234567.4), "1,234,567");
-  EXPECT_EQ(number_text(style_of("bench.peak_bytes"), 210.0 * 1024 * 1024), "210 MiB");
+  EXPECT_EQ(number_text(style_of("bench.peak_bytes"), 210.0 * 1024 * 1024), "210.0 MiB");
   EXPECT_EQ(number_text(style_of("acc.lambada"), 0.5203), "52.0 %");
   EXPECT_EQ(number_text(style_of("loss"), std::nan("")), "–");
   EXPECT_EQ(signed_text(style_of("loss"), -0.00001), "+0.0000");
