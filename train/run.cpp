@@ -134,7 +134,7 @@ class Run {
 
   std::map<std::string, double> more_numbers() const {
     std::map<std::string, double> more;
-    if (config_.distill.schedule == "auto") more["distill_share"] = trainer_.distill_share();
+    if (!config_.distill.teacher.empty()) more["distill_share"] = trainer_.distill_share();
     return more;
   }
 

@@ -54,6 +54,8 @@ bool Trainer::check_teacher() {
 }
 
 double Trainer::distill_share() const {
+  if (config_.distill.schedule == "full") return 1.0;
+  if (config_.distill.schedule != "auto") return config_.distill.stop_at;
   const int64_t stopped = auto_stop_.stopped();
   return stopped < 0 ? 1.0 : schedule_.progress(schedule_.plan(stopped));
 }

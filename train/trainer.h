@@ -50,8 +50,8 @@ class Trainer {
   void resume(const nn::Checkpoint& checkpoint);
 
   int64_t steps_done() const { return step_; }
-  // Share of the run's tokens that had a teacher before distill.schedule = "auto" stopped; 1 while
-  // it has not.
+  // Share of the run's tokens with a teacher, as distill.schedule says; of "auto" what it found, 1
+  // while it has not.
   double distill_share() const;
   int64_t tokens_seen() const { return step_ > 0 ? schedule_.plan(step_ - 1).tokens_after : 0; }
   const RunConfig& config() const { return config_; }
