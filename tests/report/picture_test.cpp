@@ -156,6 +156,11 @@ TEST(ReportAxis, TicksAreRoundAndInside) {
   const report::Axis decades(1e3, 1e6, 0, 300, true);
   EXPECT_NEAR(decades.at(1e4), 100, 1e-9);
   EXPECT_EQ(decades.ticks(7, 1e3).front().label, "1");
+  std::string labels;  // less than a decade: 1, 2 and 5 alone would be few
+  for (const report::Tick& tick : report::Axis(1.6e6, 16e6, 0, 300, true).ticks(7, 1e6)) {
+    labels += tick.label + " ";
+  }
+  EXPECT_EQ(labels, "2 3 5 7 10 15 ");
 }
 
 }  // namespace
