@@ -26,10 +26,11 @@ std::string scale_data(const test::ScratchFolder& scratch) {
   return scratch.path();
 }
 
-// Rounding of f32 sums in another order, on another machine: relative 1e-3 after a few dozen steps
-// at the smoke scale's learning rate (the same machine gets the same bits). A changed setting, seed
-// or token shows in the second digit.
-constexpr double kBound = 1e-3;
+// The same machine gets the same bits. On another one sums of f32 may round otherwise: 6e-8 of each
+// value, grown over 24 steps, and now and then a token that changes its expert. A small change of
+// settings is more: twice the balance coefficient 5e-4, another seed or 5 % of the learning rate
+// 1e-2.
+constexpr double kBound = 1e-4;
 
 TEST(Results, ASmokeRunIsMadeAgainFromItsRecord) {
   const std::string path = kRoot + "/experiments/fig4_pyramid_residual/results.json";
