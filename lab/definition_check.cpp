@@ -12,10 +12,10 @@ namespace pyramoe::lab {
 namespace {
 
 const std::set<std::string> kMetrics = {
-    "loss",          "perplexity",      "params_total", "params_active", "params_expert",
-    "tokens",        "flops_per_token", "seconds",      "tokens_per_s",  "dropped",
-    "imbalance",     "total_bytes",     "expert_bytes", "expert_bits",   "distill_stop",
-    "distill_share", "experts_live"};
+    "loss",          "perplexity",  "params_total",    "params_active",
+    "params_expert", "tokens",      "flops_per_token", "seconds",
+    "tokens_per_s",  "dropped",     "imbalance",       "total_bytes",
+    "expert_bytes",  "expert_bits", "distill_share",   "experts_live"};
 
 class Checker {
  public:
