@@ -59,10 +59,10 @@ asked_to_stop() {
   local run="$work/stopped" log="$work/log" wrong="" pid launcher code
   rm -rf "$run" "$work/status"
   mkdir "$work/status"
-  # The shell keeps the status of its rank, though the launcher ends ranks that outlive the first.
+  # The shell keeps the status of its rank; the launcher must not end ranks that outlive the first.
   # shellcheck disable=SC2016
   STATUS="$work/status" PYRAMOE_THREADS=1 timeout -s KILL 60 mpirun --allow-run-as-root \
-    --oversubscribe --bind-to none -np $ranks bash -c \
+    --oversubscribe --bind-to none --mca orte_abort_on_non_zero_status 0 -np $ranks bash -c \
     'trap "" TERM; "$@"; code=$?; echo $code >"$STATUS/$OMPI_COMM_WORLD_RANK"; exit $code' shell \
     "$program" train "$work/config.toml" run.dir="$run" train.steps=100000000 train.save_every=0 \
     train.eval_every=0 >"$log" 2>&1 &
