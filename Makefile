@@ -45,7 +45,7 @@ CONFIGURE_GPU = cmake -S . -B build-gpu -DCMAKE_BUILD_TYPE=Release -DPYRAMOE_CUD
   -DPYRAMOE_CUDA_ARCHITECTURES="$(GPU)" $(CMAKE_FLAGS)
 gpu:
 	@$(CONFIGURE_GPU) -DPYRAMOE_TESTS=OFF
-	@cmake --build build-gpu --parallel $(JOBS) --target pyramoe
+	@cmake --build build-gpu --parallel $(JOBS) --target pyramoe workshop
 
 # One test at a time: they share the device.
 GPU_SUITES = gpu ops

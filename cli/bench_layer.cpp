@@ -84,7 +84,8 @@ Bench make_bench(const Options& o) {
   config.force_balance = o.skew == "even";
   config.context = o.tokens;
   Bench bench{parse_device(o.device), dtype_named(o.dtype), {}, {}, {}, {}};
-  const nn::Build build{bench.dtype, bench.device, false};
+  nn::Build build{bench.dtype, bench.device, false};
+  build.bias = false;  // as the peers' layers
   bench.layer = moe::build_feed_forward(config, moe::layer_plan(config).at(0), build);
   if (auto* moe = dynamic_cast<moe::MoeLayer*>(bench.layer.get())) {
     moe->router().allow_fused(!o.plain_router);

@@ -28,6 +28,23 @@ if(NOT "90a" IN_LIST PYRAMOE_CUDA_ARCHITECTURES)
 endif()
 target_link_libraries(pm_cuda PUBLIC CUDA::cudart_static CUDA::cublas CUDA::cublasLt)
 
+# cuda/workshop/X.cu is a program of its own, workshop_X: a kernel from naive to fast. `make gpu`
+# builds them.
+file(GLOB workshop_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/cuda/workshop/*.cu)
+add_custom_target(workshop)
+get_target_property(cuda_options pm_cuda COMPILE_OPTIONS)
+foreach(source ${workshop_sources})
+  get_filename_component(name ${source} NAME_WE)
+  add_executable(workshop_${name} EXCLUDE_FROM_ALL ${source} $<TARGET_OBJECTS:pm_core>
+    $<TARGET_OBJECTS:pm_cuda>)
+  target_include_directories(workshop_${name} PRIVATE ${CMAKE_SOURCE_DIR})
+  target_compile_options(workshop_${name} PRIVATE ${cuda_options})
+  target_link_libraries(workshop_${name} PRIVATE CUDA::cudart_static CUDA::cublas CUDA::cublasLt
+    fmt::fmt Threads::Threads)
+  set_target_properties(workshop_${name} PROPERTIES LINKER_LANGUAGE CXX)
+  add_dependencies(workshop workshop_${name})
+endforeach()
+
 target_compile_definitions(pyramoe_flags INTERFACE PYRAMOE_CUDA)
 target_link_libraries(pyramoe_flags INTERFACE CUDA::cudart_static CUDA::cublas CUDA::cublasLt)
 message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER_VERSION}, built for ${PYRAMOE_CUDA_ARCHITECTURES}")

@@ -1,4 +1,5 @@
-// Dense products through cuBLAS; bias and GELU ride in its epilogue where they can.
+// Dense products through cuBLAS; bias and GELU ride in its epilogue where they can. Linear layers
+// of up to four rows (decoding) take a kernel of ours (matvec.cu).
 //
 // cuBLAS's GELU uses the hardware's approximate tanh, too coarse for f32, so it serves bf16 only.
 // Where cuBLAS has no kernel for a product with an epilogue (odd widths), the sums go to fp32
@@ -8,6 +9,7 @@
 #include "cuda/cublas.h"
 #include "cuda/gelu.cuh"
 #include "cuda/launch.cuh"
+#include "cuda/matvec.h"
 
 namespace pyramoe::kernels::cuda {
 namespace {
@@ -107,6 +109,18 @@ void linear(const char* op, const Tensor& x, const Tensor& w, const Tensor& bias
   if (bias.defined()) check(op, "bias", bias, 1, weight.rows, type);
   if (pre.defined()) check(op, "pre", pre, in.rows, weight.rows, type);
   if (y.numel() == 0) return;
+  if (gpu::few_rows({.rows = in.rows,
+                     .m = weight.rows,
+                     .k = in.cols,
+                     .x = x.raw(),
+                     .w = w.raw(),
+                     .bias = bias.raw(),
+                     .y = y.raw(),
+                     .pre = pre.raw(),
+                     .gelu = gelu,
+                     .type = type})) {
+    return;
+  }
   gpu::visit_floating(type, op, [&]<class T>() {
     Product p;
     p.m = in.rows, p.n = weight.rows, p.k = in.cols;
