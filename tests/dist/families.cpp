@@ -106,10 +106,15 @@ RoundingBound rounding_bound(const train::RunConfig& config, const Trace& exact,
   const int64_t longest =
       std::max({config.train.batch * m.context, m.vocab, m.dense_hidden(), m.moe_hidden(), m.dim});
   const double u = dtype == DType::f64 ? 0x1p-53 : 0x1p-24;
+  double gradient = 0;
+  for (const auto& [name, value] : exact.first) {
+    if (name.starts_with("grad.")) gradient = std::max(gradient, largest(value));
+  }
   RoundingBound bound;
   for (const auto& [name, value] : exact.first) {
     const double slope = largest_difference(moved.first.at(name), value) / kNudge;
-    bound.by_name[name] = 2 * static_cast<double>(longest) * u * (slope + largest(value));
+    const double terms = name.starts_with("grad.") ? gradient : largest(value);
+    bound.by_name[name] = 2 * static_cast<double>(longest) * u * (slope + terms);
   }
   return bound;
 }

@@ -103,6 +103,8 @@ std::string difference(const Trace& got, const Trace& want, double first, double
 // most n u each (u: half an ulp; Higham, Accuracy and Stability, 3.1). So the two differ by no more
 // than a model whose weights and activations change by 2 n u, with n the longest sum there is; what
 // such a change does is measured: weights are nudged at random in f64 and the difference scaled up.
+// Terms that cancel (a router with one renormalised choice has no gradient, only its rounding) are
+// taken to be as large as the largest gradient of the model.
 struct RoundingBound {
   std::map<std::string, double> by_name;
   double worst = 0;  // the largest share of a bound that a difference took
