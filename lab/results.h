@@ -14,7 +14,7 @@ namespace pyramoe::lab {
 using Curve = std::vector<std::pair<double, double>>;  // tokens, loss in nats
 
 struct RunResult {
-  std::string arm, scale;   // in a run folder: the arm that trained it first; others may share it
+  std::string arm, scale;  // in a run folder: the arm that trained it first; others may share it
   int64_t seed = 0;
   std::string config_hash;  // 16 hex digits, the same for every seed: config_hash of lab/plan.h
   std::string commit;       // of the program that ran; "+" at the end: with local changes

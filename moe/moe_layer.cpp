@@ -39,7 +39,8 @@ std::unique_ptr<Dispatcher> dispatcher_for(const ModelConfig& config, const Laye
   dist::ParallelConfig parallel = build.mesh->config();
   if (config.dispatch == "einsum") parallel.dispatcher = "einsum";
   const dist::ExpertGroups& groups = build.mesh->expert(plan.experts);
-  if (groups.exchange.size() > 1 || groups.gather.size() > 1) return make_rank_dispatcher(parallel, groups);
+  if (groups.exchange.size() > 1 || groups.gather.size() > 1)
+    return make_rank_dispatcher(parallel, groups);
   return make_dispatcher(parallel.dispatcher == "einsum" ? "einsum" : config.dispatch);
 }
 
