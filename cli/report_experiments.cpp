@@ -66,9 +66,13 @@ void report_one(const ExperimentReportOptions& options, const std::string& folde
 void check(const ExperimentReportOptions& options, const std::vector<std::string>& folders) {
   std::string wrong;
   for (const std::string& folder : folders) {
-    const lab::Experiment experiment = lab::read_experiment(folder);
-    const std::string out =
-        options.out.empty() ? folder : options.out + "/" + experiment.definition.name;
+    lab::Experiment experiment = lab::read_experiment(folder);
+    std::string out = folder;
+    if (!options.out.empty()) {  // a report made elsewhere lies beside results of its own
+      out = options.out + "/" + experiment.definition.name;
+      experiment.results = lab::read_results(out + "/results.json");
+      if (experiment.results.runs.empty()) wrong += "\n  " + out + " has no results.json with runs";
+    }
     for (const std::string& line : lab::check_report(experiment, out)) wrong += "\n  " + line;
   }
   if (!wrong.empty()) {
