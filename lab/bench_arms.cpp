@@ -64,7 +64,7 @@ int wait_for(Child& child) {
 int time_once(const PlannedRun& run, const BenchOptions& options, Metrics& metrics) {
   make_folders(run.folder);
   const std::string output = run.folder + "/bench.json";
-  const int64_t steps = std::clamp<int64_t>(run.config.train.steps / 10, 3, 10);
+  const int64_t steps = std::clamp<int64_t>(run.config.train.steps / 10, 3, 30);
   Child child(
       {options.program, "bench", "train", write_request(run, false), "--steps",
        std::to_string(steps), "--json", "--no-limits", "--device", options.device},
