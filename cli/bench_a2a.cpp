@@ -1,11 +1,13 @@
 // Flat, hierarchical and coordinated exchanges of the same payload among the ranks there are,
 // beside what an alpha-beta model predicts. Links slower than this machine's are modelled by
 // dist/link_model.h; the processor's own cost of a message is measured without it and shown apart.
+// With --real-links nothing is delayed: the links there are, beside a model of them.
 #include "cli/bench_a2a.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "core/json.h"
 #include "dist/link_model.h"
@@ -21,6 +23,8 @@ struct Options {
   int64_t node_size = 0, tensor = 2, repeats = 20;
   std::string link_model = "20,10,500,1";
   std::vector<int64_t> bytes{1024, 8192, 65536, 524288};
+  std::vector<std::string> exchanges{"flat", "hierarchical", "coordinated"};
+  bool real_links = false;  // the link model predicts and delays nothing
   bool json = false;
 };
 
@@ -124,7 +128,7 @@ const Way kWays[] = {
      }},
 };
 
-// Messages a rank sends in one exchange, by link.
+// What a rank sends in one exchange, by link.
 dist::TrafficRow count(const Ways& w, void (*exchange)(const Ways&, int64_t), int64_t payload) {
   dist::Traffic& traffic = w.world.fabric()->traffic();
   traffic.clear();
@@ -132,8 +136,40 @@ dist::TrafficRow count(const Ways& w, void (*exchange)(const Ways&, int64_t), in
   return traffic.total();
 }
 
-void bench(const Options& options) {
-  dist::Runtime runtime;
+struct Row {
+  const char* exchange;
+  int64_t payload;
+  dist::TrafficRow sent;  // by one rank
+  double measured, model;
+  std::optional<double> cpu;  // without the link model; none where nothing is modelled
+};
+
+void print_head(const Options& options, const Ways& w) {
+  if (options.json) return;
+  fmt::print("{} ranks, nodes of {}, tensor degree {}; {} {}\n", w.world.size(), w.inside.size(),
+             options.tensor, options.real_links ? "real links, predicted as" : "links",
+             options.link_model);
+  fmt::print("{:<14} {:>10} {:>9} {:>9} {:>12} {:>12}{}\n", "exchange", "bytes/rank", "inside",
+             "between", "measured us", "model us", options.real_links ? "" : "       cpu us");
+}
+
+void print_row(const Options& options, const Row& row) {
+  const dist::TrafficRow& sent = row.sent;
+  if (!options.json) {
+    fmt::print("{:<14} {:>10} {:>9} {:>9} {:>12.0f} {:>12.0f}", row.exchange, row.payload,
+               sent.messages[0], sent.messages[1], row.measured * 1e6, row.model * 1e6);
+    fmt::print("{}\n", row.cpu ? fmt::format(" {:>12.0f}", *row.cpu * 1e6) : "");
+    return;
+  }
+  Json json = {{"exchange", row.exchange},          {"bytes", row.payload},
+               {"inside", sent.messages[0]},        {"between", sent.messages[1]},
+               {"bytes_inside", sent.bytes[0]},     {"bytes_between", sent.bytes[1]},
+               {"measured_us", row.measured * 1e6}, {"model_us", row.model * 1e6}};
+  if (row.cpu) json["cpu_us"] = *row.cpu * 1e6;
+  fmt::print("{}\n", json.dump());
+}
+
+void check(const Options& options, const dist::Runtime& runtime) {
   if (!runtime.many()) {
     fail(Exit::config, "bench a2a measures several ranks: mpirun -np 8 pyramoe bench a2a");
   }
@@ -142,40 +178,31 @@ void bench(const Options& options) {
     fail(Exit::config, "--tensor ", options.tensor, " and --node-size ", options.node_size,
          " must divide the ", p, " ranks");
   }
+}
+
+void bench(const Options& options) {
+  dist::Runtime runtime;
+  check(options, runtime);
   runtime.configure({options.node_size, 120, ""});
   const Ways bare = make_ways(runtime.world(), options.tensor);
-  runtime.configure({options.node_size, 0, options.link_model});
+  if (!options.real_links) runtime.configure({options.node_size, 0, options.link_model});
   const Ways ways = make_ways(runtime.world(), options.tensor);
   const dist::LinkModel model = dist::parse_link_model(options.link_model);
   const bool main = runtime.world().rank() == 0;
-  const int64_t smallest = 8 * p;
-  if (main && !options.json) {
-    fmt::print("{} ranks, nodes of {}, tensor degree {}; links {}\n", p, bare.inside.size(),
-               options.tensor, options.link_model);
-    fmt::print("{:<14} {:>10} {:>9} {:>9} {:>12} {:>12} {:>12}\n", "exchange", "bytes/rank",
-               "inside", "between", "measured us", "model us", "cpu us");
-  }
+  const int64_t smallest = 8 * runtime.world().size();
+  if (main) print_head(options, ways);
   for (const int64_t wanted : options.bytes) {
     const int64_t payload = std::max(smallest, wanted / smallest * smallest);
     for (const Way& way : kWays) {
-      const double cpu = time_of(bare.world, bare, way.exchange, payload, options.repeats);
-      const dist::TrafficRow sent = count(bare, way.exchange, payload);
-      const double measured = time_of(bare.world, ways, way.exchange, payload, options.repeats);
-      const double predicted = way.model(model, ways, static_cast<double>(payload));
-      if (!main) continue;
-      if (options.json) {
-        Json row = {{"exchange", way.name},
-                    {"bytes", payload},
-                    {"inside", sent.messages[0]},
-                    {"between", sent.messages[1]},
-                    {"measured_us", measured * 1e6},
-                    {"model_us", predicted * 1e6},
-                    {"cpu_us", cpu * 1e6}};
-        fmt::print("{}\n", row.dump());
-      } else {
-        fmt::print("{:<14} {:>10} {:>9} {:>9} {:>12.0f} {:>12.0f} {:>12.0f}\n", way.name, payload,
-                   sent.messages[0], sent.messages[1], measured * 1e6, predicted * 1e6, cpu * 1e6);
-      }
+      if (std::count(options.exchanges.begin(), options.exchanges.end(), way.name) == 0) continue;
+      const auto seconds = [&](const Ways& groups) {
+        return time_of(bare.world, groups, way.exchange, payload, options.repeats);
+      };
+      Row row{way.name, payload, count(bare, way.exchange, payload), 0, 0, {}};
+      if (!options.real_links) row.cpu = seconds(bare);
+      row.measured = seconds(ways);
+      row.model = way.model(model, ways, static_cast<double>(payload));
+      if (main) print_row(options, row);
     }
   }
 }
@@ -191,6 +218,11 @@ void add_bench_a2a(CLI::App& bench_app) {
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   command->add_option("--link-model", options->link_model, "as parallel.link_model")
+      ->capture_default_str();
+  command->add_flag("--real-links", options->real_links,
+                    "time the links there are; --link-model only predicts");
+  command->add_option("--exchange", options->exchanges, "which of them")
+      ->check(CLI::IsMember({"flat", "hierarchical", "coordinated"}))
       ->capture_default_str();
   command->add_option("--bytes", options->bytes, "payloads of a rank")->capture_default_str();
   command->add_option("--repeats", options->repeats, "exchanges timed; the median counts")

@@ -2,7 +2,7 @@
 # What many ranks have trained, one rank reads: generate, eval, export, import and inspect on the
 # checkpoint of four ranks. With parallel.deterministic = "layout" the four and one rank train the
 # same bits, so every tool must say the very same of both runs; a run with tensor ranks must at
-# least say of itself what its own validation said.
+# least say of itself what its own validation said. And what bench a2a counts is so.
 #   tests/dist/tools.sh BUILD
 set -uo pipefail
 export LC_ALL=C
@@ -78,7 +78,26 @@ print(got, want)
 sys.exit(not abs(got - want) < 1e-5)
 END
 }
+# bench a2a over the links there are: what travels goes by formula, and the model (0.2 s a message
+# between nodes) predicts without delaying anything.
+exchanges_counted() {
+  mpirun --allow-run-as-root --oversubscribe --bind-to none -np 4 "$program" bench a2a --json \
+    --node-size 2 --tensor 2 --real-links --link-model 0,0,200000,0 --bytes 1024 --repeats 3 \
+    >"$work/a2a.json" || return 1
+  python3 - "$work/a2a.json" <<'END'
+import json, sys
+want = {"flat": (1, 2, 512, 4e5), "hierarchical": (1, 1, 512, 2e5), "coordinated": (1, 1, 256, 2e5)}
+rows = [json.loads(line) for line in open(sys.argv[1])]
+print(rows)
+good = len(rows) == len(want) and all(
+    want[row["exchange"]] == (row["inside"], row["between"], row["bytes_between"],
+                              round(row["model_us"]))
+    and row["measured_us"] < 2e5 and "cpu_us" not in row for row in rows)
+sys.exit(not good)
+END
+}
 
+check "exchanges over real links" exchanges_counted
 check "tokenizer" "$program" tokenize train --vocab-size 300 --out "$work/tokenizer" "$here/README.md"
 check "tokens" "$program" tokenize prepare --tokenizer "$work/tokenizer" --out "$work/text.tok" \
   "$here/README.md"
