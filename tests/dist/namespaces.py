@@ -61,10 +61,10 @@ def check_run(head, rows, burst, nodes, ranks):
             least = (of_node - burst) / head["mbit"] * 8
             check(row["measured_us"] >= least,
                   f'{size}: {row["measured_us"]:.0f} us, the link needs {least:.0f}')
-    # Headers, acknowledgements and barriers are on the wire, too: with messages as long as these
-    # they are a small part of it.
+    # On the wire are headers, too (66 bytes a frame of 1448), as much again for an answer to each,
+    # barriers, and what TCP sends twice when busy cores answer late.
     if rows and min(row["bytes"] for row in rows) >= 1 << 19:
-        check(carried <= head["wire"] <= 1.1 * carried,
+        check(carried <= head["wire"] <= 1.2 * carried,
               f'{name}: {head["wire"]} bytes on the wire, {carried} counted')
 
 
