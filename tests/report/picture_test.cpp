@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <set>
 
 #include "report/axis.h"
 #include "report/picture.h"
@@ -143,6 +144,13 @@ TEST(ReportSmooth, SkipsWhatIsNoNumber) {
   std::vector<LossPoint> points(1000, {0, 2.0});
   points[500].loss = std::nan("");
   for (const LossPoint& point : report::smooth(points, 1000)) EXPECT_EQ(point.loss, 2.0);
+}
+
+// As many as the largest figure of experiments/ has lines.
+TEST(ReportPicture, NineRunsHaveNineColours) {
+  std::set<std::string> colours;
+  for (size_t run = 0; run < 9; ++run) colours.insert(report::look_of(run).colour);
+  EXPECT_EQ(colours.size(), 9u);
 }
 
 TEST(ReportAxis, TicksAreRoundAndInside) {
