@@ -55,7 +55,7 @@ const Needs kWgmma = {{"HGMMA", 4}, {"UTMALDG", 4}, {"USETMAXREG", 2}, {"STG.128
 const Needs kFlash = {{"HGMMA", 16}, {"UTMALDG", 8}, {"USETMAXREG", 2}, {"UTMASTG", 1}};
 const Needs kCluster = {{"LDG.128", 8}, {"UCGABAR_ARV", 2}};
 const Needs kTiles = {{"HMMA", 32}, {"LDSM", 12}, {"LDGSTS", 4}};
-const Needs kHeads = {{"HMMA", 32}, {"LDSM", 18}, {"LDG.128", 16}};
+const Needs kHeads = {{"HMMA", 32}, {"LDSM", 18}, {"LDG.128", 3}};
 const Needs kWide = {{"LDG.128", 3}, {"STG.128", 3}};
 
 // The attention of mma_* draws dropout into an array that is indexed at run time: some local memory
