@@ -34,9 +34,26 @@ void routing_command(const Options& options) {
   std::printf("page: %s\n", out.c_str());
 }
 
+// What would be passed over in silence is refused.
+void check_options(const Options& o, bool experiments) {
+  for (const auto& [given, name] : std::vector<std::pair<bool, const char*>>{
+           {o.json, "--json"}, {o.no_svg, "--no-svg"}, {!o.svg.empty(), "--svg"}}) {
+    if (given && experiments) {
+      fail(Exit::config, "report: ", name, " is of runs; an experiment's numbers are in its ",
+           "results.json, its figures beside it");
+    }
+  }
+  if (o.experiments.check && !experiments) {
+    fail(Exit::config, "report: --check is of experiments, folders with experiment.toml; ",
+         o.folders[0], " is none");
+  }
+}
+
 void report_command(Options& options) {
   if (options.routing) return routing_command(options);
-  if (are_experiments(options.folders)) {
+  const bool experiments = are_experiments(options.folders);
+  check_options(options, experiments);
+  if (experiments) {
     options.experiments.folders = options.folders;
     options.experiments.markdown = options.markdown;
     options.experiments.out = options.out;

@@ -1,7 +1,12 @@
 # The CUDA kernels: pm_cuda, one object library linked into every program of the build.
 #
-# Files named *_sm90.cu or *hopper*.cu hold wgmma and TMA code. It is compiled for 90a alone, and
-# guarded, so that it is empty for any other card; every kernel there has a portable one beside it.
+# Files named *hopper*.cu hold wgmma and TMA code, guarded so that a kernel is empty for any other
+# architecture than 90a; every kernel there has a portable one beside it. So a build takes 90 or 90a:
+# of both, a Hopper card might load the one whose kernels are empty.
+if("90" IN_LIST PYRAMOE_CUDA_ARCHITECTURES AND "90a" IN_LIST PYRAMOE_CUDA_ARCHITECTURES)
+  message(FATAL_ERROR "PYRAMOE_CUDA_ARCHITECTURES is ${PYRAMOE_CUDA_ARCHITECTURES}: expected 90a "
+    "(Hopper with all its kernels) or 90 (Hopper with the portable ones), not both; leave one out")
+endif()
 list(TRANSFORM PYRAMOE_CUDA_ARCHITECTURES APPEND "-real" OUTPUT_VARIABLE CMAKE_CUDA_ARCHITECTURES)
 enable_language(CUDA)
 if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake below 3.26 does not know nvcc's C++20
@@ -27,6 +32,9 @@ if(NOT "90a" IN_LIST PYRAMOE_CUDA_ARCHITECTURES)
   target_compile_definitions(pm_cuda PRIVATE PYRAMOE_NO_HOPPER)
 endif()
 target_link_libraries(pm_cuda PUBLIC CUDA::cudart_static CUDA::cublas CUDA::cublasLt)
+string(REPLACE ";" " " built_for "${PYRAMOE_CUDA_ARCHITECTURES}")
+set_source_files_properties(${CMAKE_SOURCE_DIR}/tests/gpu/disassembly_test.cpp PROPERTIES
+  COMPILE_DEFINITIONS "PYRAMOE_BUILT_FOR=\"${built_for}\"")
 
 # cuda/workshop/X.cu is a program of its own, workshop_X: a kernel from naive to fast. `make gpu`
 # builds them.

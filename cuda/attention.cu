@@ -6,8 +6,7 @@
 // sums over chunks of keys instead and agrees within rounding.
 #include "core/kernels/attention.h"
 
-#include <cmath>
-
+#include "core/kernels/attention_checks.h"
 #include "cuda/attention.cuh"
 
 namespace pyramoe::kernels::cuda {
@@ -16,30 +15,13 @@ namespace {
 using gpu::Bf16;
 using gpu::data;
 namespace attention = gpu::attention;
+using Sizes = AttentionSizes;
 
-// The sizes of a packed qkv (B, T, 3, H, Dh).
-struct Sizes {
-  int64_t batch, tokens, heads, dim;
-  Sizes(const char* op, const Tensor& qkv) {
-    PM_CHECK(qkv.rank() == 5 && qkv.dim(2) == 3, op, ": qkv must be (B, T, 3, H, Dh), got ",
-             to_string(qkv.shape()));
-    batch = qkv.dim(0), tokens = qkv.dim(1), heads = qkv.dim(3), dim = qkv.dim(4);
-    const int64_t tiles = batch * heads * gpu::ceil_div(tokens, 16);
-    PM_CHECK(tokens < int64_t{1} << 30 && tiles < int64_t{1} << 31, op, ": qkv ",
-             to_string(qkv.shape()), " has ", tiles,
-             " tiles of 16 queries; the CUDA kernels take up to 2^31: split the batch");
-  }
-  int64_t width() const { return heads * dim; }
-  float scale() const {
-    return static_cast<float>(1 / std::sqrt(static_cast<double>(std::max<int64_t>(1, dim))));
-  }
-  bool empty() const { return batch * tokens * width() == 0; }
-};
-
-void check(const char* op, const char* name, const Tensor& x, int64_t count, DType dtype) {
-  PM_CHECK(x.numel() == count && x.dtype() == dtype, op, ": ", name, " is ", to_string(x.dtype()),
-           " ", to_string(x.shape()), ", expected ", to_string(dtype), " with ", count,
-           " elements");
+void check_tiles(const char* op, const Sizes& s) {
+  const int64_t tiles = s.batch * s.heads * gpu::ceil_div(s.tokens, 16);
+  PM_CHECK(s.tokens < int64_t{1} << 30 && tiles < int64_t{1} << 31, op, ": ", s.batch,
+           " sequences of ", s.tokens, " tokens and ", s.heads, " heads are ", tiles,
+           " tiles of 16 queries; the CUDA kernels take up to 2^31: split the batch");
 }
 
 // part 0, 1, 2: q, k, v of a packed tensor.
@@ -54,6 +36,10 @@ attention::Rows<T> output_rows(T* y, const Sizes& s) {
 
 attention::Drop drop(const AttentionDropout& dropout, const Sizes& s) {
   if (dropout.p <= 0) return {};
+  PM_CHECK(dropout.heads == 0 || dropout.heads == s.heads, "attention dropout: ", s.heads, " of ",
+           dropout.heads,
+           " heads are here; the CUDA kernels draw the masks of a whole layer: keep ",
+           "its heads on one device, or leave dropout out");
   attention::Drop d;
   d.threshold = static_cast<uint32_t>(std::ceil(dropout.p * 16777216.0));
   d.factor = static_cast<float>(1 / (1 - dropout.p));
@@ -71,7 +57,7 @@ attention::Forward<T> forward_of(const Sizes& s, const Tensor& qkv, const Tensor
   f.y = output_rows(data<T>(y), s);
   f.batch = static_cast<int>(s.batch), f.heads = static_cast<int>(s.heads);
   f.queries = f.capacity = static_cast<int>(s.tokens), f.dim = static_cast<int>(s.dim);
-  f.scale = s.scale();
+  f.scale = static_cast<float>(s.scale());
   return f;
 }
 
@@ -88,9 +74,8 @@ void forward_tiles(const attention::Forward<T>& f) {
 
 void attention_forward(const Tensor& qkv, const AttentionDropout& dropout, Tensor& y, Tensor& lse) {
   const char* op = "attention_forward";
-  const Sizes s(op, qkv);
-  check(op, "y", y, s.batch * s.tokens * s.width(), qkv.dtype());
-  check(op, "lse", lse, s.batch * s.heads * s.tokens, DType::f32);
+  const Sizes s = check_attention_forward(op, qkv, y, lse);
+  check_tiles(op, s);
   if (s.empty()) return;
   gpu::visit_floating(qkv.dtype(), op, [&]<class T>() {
     attention::Forward<T> f = forward_of<T>(s, qkv, y);
@@ -107,11 +92,8 @@ void attention_forward(const Tensor& qkv, const AttentionDropout& dropout, Tenso
 void attention_backward(const Tensor& dy, const Tensor& qkv, const Tensor& y, const Tensor& lse,
                         const AttentionDropout& dropout, Tensor& dqkv) {
   const char* op = "attention_backward";
-  const Sizes s(op, qkv);
-  check(op, "dy", dy, s.batch * s.tokens * s.width(), qkv.dtype());
-  check(op, "y", y, s.batch * s.tokens * s.width(), qkv.dtype());
-  check(op, "dqkv", dqkv, qkv.numel(), qkv.dtype());
-  check(op, "lse", lse, s.batch * s.heads * s.tokens, DType::f32);
+  const Sizes s = check_attention_backward(op, dy, qkv, y, lse, dqkv);
+  check_tiles(op, s);
   if (s.empty()) return;
   gpu::visit_floating(qkv.dtype(), op, [&]<class T>() {
     const attention::Forward<T> of = forward_of<T>(s, qkv, y);
@@ -141,13 +123,8 @@ void attention_backward(const Tensor& dy, const Tensor& qkv, const Tensor& y, co
 // are not stored, and their rows of y see the keys that are there.
 void attention_cached(const Tensor& qkv, const Tensor& lengths, Tensor& cache, Tensor& y) {
   const char* op = "attention_cached";
-  const Sizes s(op, qkv);
-  PM_CHECK(cache.rank() == 5 && cache.dim(0) == s.batch && cache.dim(2) == 2 &&
-               cache.dim(3) == s.heads && cache.dim(4) == s.dim && cache.dtype() == qkv.dtype(),
-           op, ": cache is ", to_string(cache.dtype()), " ", to_string(cache.shape()),
-           ", expected (B, T_max, 2, H, Dh) to match qkv ", to_string(qkv.shape()));
-  check(op, "y", y, s.batch * s.tokens * s.width(), qkv.dtype());
-  check(op, "lengths", lengths, s.batch, DType::i32);
+  const Sizes s = check_attention_cached(op, qkv, lengths, cache, y);
+  check_tiles(op, s);
   PM_CHECK(s.tokens <= cache.dim(1), op, ": ", s.tokens, " tokens do not fit a cache of ",
            cache.dim(1));
   if (s.empty()) return;

@@ -2,8 +2,8 @@
 //
 // A product with an f32 factor becomes bf16 products whose sum is as good as f32: the factor is cut
 // into bf16 planes, w = w0 + w1 + w2 (8 bits each, 24 in all), and x w = x w0 + x w1 + x w2 with
-// f32 sums. Gradients take two planes (16 bits). f32 models, odd widths and more than 512 experts
-// take the plain kernels one after another.
+// f32 sums. Gradients take two planes (16 bits). f32 models, odd widths, more than 512 experts
+// and cards whose shared memory holds no tile take the plain kernels one after another.
 #include "core/kernels/cast.h"
 #include "core/kernels/matmul.h"
 #include "core/kernels/moe.h"
@@ -234,7 +234,7 @@ void router_forward(const Tensor& x, const Tensor& w, Tensor& p, Tensor& lse, Te
     return;
   }
   const bool aligned = d % 8 == 0 && gpu::rows_aligned(gpu::data<Bf16>(x), d);
-  if (x.dtype() != DType::bf16 || experts > gpu::kMostChooseExperts || !aligned) {
+  if (x.dtype() != DType::bf16 || !aligned || !gpu::router_tiles_fit(experts)) {
     plain_router(x, w, p, lse, expert, weight);
     return;
   }

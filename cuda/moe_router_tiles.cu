@@ -197,6 +197,16 @@ __global__ void __launch_bounds__(kThreads, 1) router_kernel(Task t, ChoiceRows 
 
 }  // namespace
 
+bool router_tiles_fit(int64_t experts) {
+  const int bytes = experts <= 32   ? kSharedBytes<32>
+                    : experts <= 64 ? kSharedBytes<64>
+                                    : kSharedBytes<128>;
+  int device = 0, most = 0;
+  PM_CUDA(cudaGetDevice(&device));
+  PM_CUDA(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return experts <= kMostChooseExperts && bytes <= most;
+}
+
 void router_tiles(const Bf16* x, const Bf16* planes, int64_t rows, int64_t d,
                   const ChoiceRows& out) {
   const auto launch = [&](auto* kernel, int bytes) {

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <ctime>
@@ -16,7 +17,7 @@
 namespace pyramoe::dist {
 namespace {
 
-constexpr char kMagic[8] = {'p', 'm', 'f', 'l', 'y', '0', '0', '1'};
+constexpr char kMagic[8] = {'p', 'm', 'f', 'l', 'y', '0', '0', '2'};
 
 double wall_time() {
   timeval now{};
@@ -51,7 +52,7 @@ struct FlightRecord::Page {
   int32_t rank, ranks;
   int64_t process;
   int32_t ended, told;
-  double paused;
+  double paused, alive, patience;
   int64_t waiting;
   char phase[24];
   FlightEntry entries[kEntries];
@@ -87,6 +88,7 @@ void FlightRecord::open(const std::string& run_dir) {
   ::close(fd);
   if (memory == MAP_FAILED) fail(Exit::config, path, ": ", std::strerror(errno));
   Page* page = static_cast<Page*>(memory);
+  const std::lock_guard lock(watched_);
   std::memcpy(page, page_, sizeof(Page));
   if (mapped_) {
     ::munmap(page_, sizeof(Page));
@@ -99,7 +101,15 @@ void FlightRecord::open(const std::string& run_dir) {
 
 void FlightRecord::close() { page_->ended = 1; }
 volatile int32_t* FlightRecord::told() { return &page_->told; }
-void FlightRecord::set_paused(double seconds) { page_->paused = seconds; }
+void FlightRecord::set_paused(double seconds) {
+  const std::lock_guard lock(watched_);
+  page_->paused = seconds;
+}
+void FlightRecord::set_alive(double patience) {
+  const std::lock_guard lock(watched_);
+  page_->patience = patience;
+  page_->alive = wall_time();
+}
 void FlightRecord::set_phase(const char* phase) { put_text(page_->phase, phase); }
 
 int64_t FlightRecord::begin(const char* op, const std::string& group, int64_t sequence,
@@ -155,6 +165,8 @@ std::vector<FlightFile> read_flight(const std::string& run_dir) {
     file.ended = page.ended != 0;
     file.told = page.told != 0;
     file.paused = page.paused;
+    file.alive = page.alive;
+    file.patience = page.patience;
     file.waiting = page.waiting != 0;
     file.phase = get_text(page.phase);
     for (const FlightEntry& entry : page.entries) {
@@ -174,11 +186,20 @@ std::string describe(const FlightEntry& entry) {
 
 namespace {
 
+// Seconds for which a process did not run. Where it was ended before its own watchdog looked again,
+// the others' watchdogs tell.
+double standstill(const FlightFile& file, double newest) {
+  if (file.paused > 0 || file.ended || file.alive == 0) return file.paused;
+  const double silent = newest - file.alive;
+  return silent > file.patience ? silent : 0;
+}
+
 // Who failed first: a process that was stopped for a while; else one that nobody told to end, where
 // others were told; else the one that has begun the fewest collectives, and of equal ones one that
 // does not wait.
-bool before(const FlightFile& a, const FlightFile& b) {
-  if ((a.paused > 0) != (b.paused > 0)) return a.paused > 0;
+bool before(const FlightFile& a, const FlightFile& b, double newest) {
+  const bool a_stood = standstill(a, newest) > 0, b_stood = standstill(b, newest) > 0;
+  if (a_stood != b_stood) return a_stood;
   if (a.told != b.told) return !a.told;
   const int64_t n = a.entries.back().number, m = b.entries.back().number;
   if (n != m) return n < m;
@@ -193,17 +214,21 @@ std::string describe_flight(const std::vector<FlightFile>& files) {
   }
   std::string text = "the last run in this folder did not end in order:\n";
   const FlightFile* first = nullptr;
+  double newest = 0;
+  for (const FlightFile& file : files) newest = std::max(newest, file.alive);
   for (const FlightFile& file : files) {
     if (file.entries.empty()) continue;
     const FlightEntry& last = file.entries.back();
     const bool done = last.finished > 0;
-    text += cat("  rank ", file.rank, " (process ", file.process, "), in ", file.phase, ", ",
-                done           ? "after "
-                : file.waiting ? "waiting in "
-                               : "in ",
-                describe(last), ", since ", time_of_day(done ? last.finished : last.started),
-                file.paused > 0 ? cat("; stood still for ", file.paused, " s") : "", "\n");
-    if (!first || before(file, *first)) first = &file;
+    const double stood = standstill(file, newest);
+    text +=
+        cat("  rank ", file.rank, " (process ", file.process, "), in ", file.phase, ", ",
+            done           ? "after "
+            : file.waiting ? "waiting in "
+                           : "in ",
+            describe(last), ", since ", time_of_day(done ? last.finished : last.started),
+            stood > 0 ? cat("; stood still for ", std::round(10 * stood) / 10, " s") : "", "\n");
+    if (!first || before(file, *first, newest)) first = &file;
   }
   if (first && files.size() > 1) {
     text += cat("  first to fall silent: rank ", first->rank, ", in ", first->phase, "\n");

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,8 @@ struct FlightFile {
   bool ended = false;                // in order
   bool told = false;                 // a signal asked it to end: somebody else failed
   double paused = 0;                 // seconds for which the process did not run at all
+  double alive = 0;                  // when its watchdog last looked; 0 = it has none
+  double patience = 0;               // silence of a watchdog that is no accident, seconds
   bool waiting = false;              // in its last collective
   std::string phase;                 // what the trainer was doing: init, forward, backward, …
   std::vector<FlightEntry> entries;  // oldest first
@@ -51,6 +54,9 @@ class FlightRecord {
   void set_phase(const char* phase);
   // Set to 1 by a signal handler when the process is told to end.
   volatile int32_t* told();
+  // The watchdog's, at each look: it runs, and silence longer than `patience` seconds means that
+  // the process does not.
+  void set_alive(double patience);
   // The watchdog's: this process has been stopped for a while.
   void set_paused(double seconds);
 
@@ -71,6 +77,7 @@ class FlightRecord {
   int64_t next_ = 1;
   std::atomic<int64_t> waiting_{0};
   std::atomic<double> since_{0};
+  std::mutex watched_;  // the watchdog's thread writes to a page that open() replaces
 };
 
 // The records in a run folder, by rank; none where there are none. Damaged files are skipped.

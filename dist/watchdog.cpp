@@ -35,6 +35,7 @@ void Watchdog::run() {
   while (!wake_.wait_for(lock, look, [this] { return stop_; })) {
     const double now = Fabric::now();
     if (now - looked > deadline_ / 2) record_.set_paused(now - looked);
+    record_.set_alive(deadline_ / 2);
     looked = now;
     double since = 0;
     const int64_t number = record_.waiting(since);

@@ -61,6 +61,17 @@ Json read_object(const std::string& file) {
   return json;
 }
 
+RunResult result_of(const PlannedRun& run, const std::string& commit, const std::string& device) {
+  RunResult out;
+  out.arm = run.arm;
+  out.scale = run.scale;
+  out.seed = run.seed;
+  out.config_hash = run.hash;
+  out.commit = commit;
+  out.device = device;
+  return out;
+}
+
 // Experts that live in each layer at the end, where a run moves them (moe.budget).
 void add_live(const std::string& folder, std::map<std::string, double>& metrics) {
   const std::string text = read_file(folder + "/metrics.jsonl");
@@ -126,13 +137,7 @@ RunResult collect_run(const PlannedRun& run, const std::string& commit, const st
          " has no validation loss; an experiment's runs need validation "
          "data (data.val_fraction)");
   }
-  RunResult out;
-  out.arm = run.arm;
-  out.scale = run.scale;
-  out.seed = run.seed;
-  out.config_hash = run.hash;
-  out.commit = commit;
-  out.device = device;
+  RunResult out = result_of(run, commit, device);
   out.config = read_file(run.folder + "/config.toml");
   add_model(report.cost, out.metrics);
   if (path_exists(run.folder + "/eval.json")) {
@@ -155,13 +160,7 @@ RunResult collect_run(const PlannedRun& run, const std::string& commit, const st
 
 RunResult collect_evaluation(const PlannedRun& run, const RunResult& source,
                              const std::string& commit, const std::string& json_file) {
-  RunResult out;
-  out.arm = run.arm;
-  out.scale = run.scale;
-  out.seed = run.seed;
-  out.config_hash = run.hash;
-  out.commit = commit;
-  out.device = source.device;
+  RunResult out = result_of(run, commit, source.device);
   for (const char* key :
        {"params_total", "params_active", "params_expert", "flops_per_token", "tokens"}) {
     const auto found = source.metrics.find(key);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
@@ -46,6 +47,32 @@ std::vector<double> gaps_to(const ArmRuns& first, const ArmRuns& arm, const std:
     }
   }
   return out;
+}
+
+bool leaves(const report::Axis& axis, double low, double high) {
+  return low < axis.low() || high > axis.high();
+}
+
+void draw_whisker(report::Svg& svg, const report::Axis& axis, double across, double low,
+                  double high, bool upright, const report::Stroke& stroke) {
+  const auto line = [&](double along, double side, double along_end, double side_end) {
+    if (upright) {
+      svg.line(across + side, along, across + side_end, along_end, stroke);
+    } else {
+      svg.line(along, across + side, along_end, across + side_end, stroke);
+    }
+  };
+  const double begin = axis.at(std::max(low, axis.low())),
+               end = axis.at(std::min(high, axis.high()));
+  line(begin, 0, end, 0);
+  const auto draw_end = [&](double at, bool inside, double inwards) {
+    if (inside) return line(at, -5, at, 5);
+    line(at, 0, at + inwards, -4);
+    line(at, 0, at + inwards, 4);
+  };
+  const double arrow = end > begin ? 7 : -7;
+  draw_end(begin, low >= axis.low(), arrow);
+  draw_end(end, high <= axis.high(), -arrow);
 }
 
 std::string draw_figure(const Experiment& experiment, const std::string& scale) {

@@ -30,6 +30,14 @@ std::string draw_loss_by_parameters(const std::vector<ArmRuns>& arms, const std:
 std::string draw_bars(const std::vector<ArmRuns>& arms, const std::string& metric,
                       const std::string& title);
 
+// Whether an interval goes beyond the axis it is drawn along.
+bool leaves(const report::Axis& axis, double low, double high);
+// An interval along an axis, at the pixel `across` of the other one. An end beyond the axis has an
+// arrow in place of its bar: the interval goes on.
+//   upright  the axis is the vertical one
+void draw_whisker(report::Svg& svg, const report::Axis& axis, double across, double low,
+                  double high, bool upright, const report::Stroke& stroke);
+
 // An arm's numbers, those of seeds that have one.
 std::vector<double> numbers_of(const ArmRuns& arm, const std::string& metric);
 // The first arm that has numbers; the first of all where none has.

@@ -45,7 +45,7 @@ std::vector<Row> rows_of(const std::vector<ArmRuns>& arms, const std::string& me
   return rows;
 }
 
-// A whisker that is far longer than everything else may leave the plot: the printed number tells.
+// A whisker that is far longer than everything else may leave the plot.
 Range range_of(const std::vector<Row>& rows, bool from_zero) {
   Range out, means;
   for (const Row& row : rows) {
@@ -76,11 +76,7 @@ void draw_row(Svg& svg, const Row& row, const Axis& x, double y, bool from_zero)
     svg.line(at, y - 9, at, y + 9, {report::kInk, 1.6});
   }
   if (row.whiskers()) {
-    const double low = std::max(x.begin(), x.at(row.interval.low));
-    const double high = std::min(x.end(), x.at(row.interval.high));
-    svg.line(low, y, high, y, {report::kInk, 1.3});
-    svg.line(low, y - 5, low, y + 5, {report::kInk, 1.3});
-    svg.line(high, y - 5, high, y + 5, {report::kInk, 1.3});
+    draw_whisker(svg, x, y, row.interval.low, row.interval.high, false, {report::kInk, 1.3});
   }
   if (!from_zero && row.whiskers()) {
     for (const double number : row.numbers) {
@@ -88,6 +84,15 @@ void draw_row(Svg& svg, const Row& row, const Axis& x, double y, bool from_zero)
     }
   }
   if (!from_zero) svg.marker(look.marker, at, y, 11, look.colour);
+}
+
+std::string whiskers_text(const std::vector<Row>& rows, const Axis& x, bool from_zero) {
+  const bool beyond = std::any_of(rows.begin(), rows.end(), [&](const Row& row) {
+    return row.whiskers() && leaves(x, row.interval.low, row.interval.high);
+  });
+  return std::string("whiskers: 95 % interval of the mean") +
+         (from_zero ? "" : " difference, seed by seed (small dots)") +
+         (beyond ? "; an arrow: it goes on" : "");
 }
 
 }  // namespace
@@ -98,6 +103,7 @@ std::string draw_bars(const std::vector<ArmRuns>& arms, const std::string& metri
   const std::vector<Row> rows = rows_of(arms, metric, !style.from_zero);
   const Range range = range_of(rows, style.from_zero);
   double labels = 0, numbers = 0;
+  if (!style.from_zero) numbers = report::text_width(style.title, report::kTickSize);
   bool several = false;
   for (const Row& row : rows) {
     labels =
@@ -113,9 +119,7 @@ std::string draw_bars(const std::vector<ArmRuns>& arms, const std::string& metri
   Svg svg(right + 16 + numbers + kMargin, bottom + 54);
   svg.text(kMargin, 24, title, {report::kTitleSize, Anchor::start, true});
   if (several) {
-    svg.text(kMargin, 44,
-             style.from_zero ? "whiskers: 95 % interval of the mean"
-                             : "whiskers: 95 % interval of the mean; small dots: seeds",
+    svg.text(kMargin, 44, whiskers_text(rows, x, style.from_zero),
              {report::kTickSize, Anchor::start, false, report::kQuiet});
   }
   const double unit = style.counted ? report::unit_for(range.high).value : style.unit;

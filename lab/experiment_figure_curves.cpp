@@ -76,13 +76,19 @@ Curve minus(const Curve& curve, const Curve& base) {
   return out;
 }
 
-void finish(Line& line, const char* format) {
+// With its sign where it is a difference, but no "-0.000".
+std::string end_text(double x, bool difference) {
+  if (std::fabs(x) < 0.0005) return "0.000";
+  return difference ? fmt::format("{:+.3f}", x) : fmt::format("{:.3f}", x);
+}
+
+void finish(Line& line, bool difference) {
   std::erase_if(line.seeds, [](const Curve& curve) { return curve.empty(); });
   if (line.seeds.empty()) return;
   line.mean = mean_of(line.seeds);
   if (line.mean.empty()) line.mean = line.seeds.front();
   line.last = line.mean.back().second;
-  line.text = fmt::format(fmt::runtime(format), line.last);
+  line.text = end_text(line.last, difference);
 }
 
 std::vector<Line> loss_lines(const std::vector<ArmRuns>& arms) {
@@ -90,7 +96,7 @@ std::vector<Line> loss_lines(const std::vector<ArmRuns>& arms) {
   for (const ArmRuns& arm : arms) {
     Line line{&arm, {}, {}, 0, ""};
     for (const RunResult* run : arm.runs) line.seeds.push_back(finite(run->validation));
-    finish(line, "{:.3f}");
+    finish(line, false);
     if (!line.seeds.empty()) lines.push_back(std::move(line));
   }
   return lines;
@@ -107,7 +113,7 @@ std::vector<Line> difference_lines(const std::vector<Line>& losses) {
         line.seeds.push_back(minus(finite(run->validation), finite(base->validation)));
       }
     }
-    finish(line, "{:+.3f}");
+    finish(line, true);
     if (!line.seeds.empty()) lines.push_back(std::move(line));
   }
   if (!lines.empty() && lines.front().arm == &first) lines.front().text = "0";
@@ -126,6 +132,18 @@ Range range_of(const std::vector<Line>& lines, double from) {
     }
   }
   return out.padded(0.06);
+}
+
+// "one seed", "3 seeds", or "2 to 3 seeds" where lines have different numbers of them.
+std::string seeds_text(const std::vector<Line>& lines, size_t first = 0) {
+  size_t fewest = lines[first].seeds.size(), most = fewest;
+  for (size_t i = first; i < lines.size(); ++i) {
+    fewest = std::min(fewest, lines[i].seeds.size());
+    most = std::max(most, lines[i].seeds.size());
+  }
+  if (most == 1) return "one seed";
+  return fewest == most ? fmt::format("{} seeds", most)
+                        : fmt::format("{} to {} seeds", fewest, most);
 }
 
 report::Points points_of(const Curve& curve, const Axis& x, const Axis& y) {
@@ -184,7 +202,7 @@ void draw_panel(Svg& svg, const Panel& panel, const std::vector<Line>& lines, do
   svg.text(kLeft + kPlot / 2, panel.top + panel.height + 38,
            unit.name.empty() ? "training tokens" : "training tokens (" + unit.name + ")",
            {report::kLabelSize, Anchor::middle});
-  svg.begin_clip(kLeft, panel.top - 4, kPlot + 8, panel.height + 8);
+  svg.begin_clip(kLeft, panel.top, kPlot + 8, panel.height);  // right: markers at the last token
   for (const Line& line : lines) draw_line(svg, line, x, y);
   svg.end_clip();
   draw_labels(svg, lines, x, y, labels);
@@ -199,12 +217,10 @@ std::string draw_loss_curves(const std::vector<ArmRuns>& arms, const std::string
   const bool two = gaps.size() > 1;
 
   double most = 0, longest = 0;
-  size_t seeds = 0;
   for (const Line& line : losses) {
     for (const Curve& curve : line.seeds) most = std::max(most, curve.back().first);
     longest =
         std::max(longest, report::text_width(printable(line.arm->label, 60), report::kLabelSize));
-    seeds = std::max(seeds, line.seeds.size());
   }
   if (!(most > 0)) most = 1;
   const double rows = kRow * static_cast<double>(losses.size());
@@ -214,15 +230,16 @@ std::string draw_loss_curves(const std::vector<ArmRuns>& arms, const std::string
 
   Svg svg(kLeft + kPlot + labels + 14, (two ? second + lower : kTop + upper) + 54);
   svg.text(kLeft, 24, title, {report::kTitleSize, Anchor::start, true});
-  const std::string note =
-      seeds > 1 ? fmt::format("bold: mean of {} seeds; thin: each", seeds) : "one seed";
+  std::string note = seeds_text(losses);
+  if (note != "one seed") note = "bold: mean of " + note + "; thin: each";
   draw_panel(svg, {kTop, upper, "Validation loss (" + note + ")", "nats per token"}, losses, most,
              labels, range_of(losses, 0.1 * most));
   if (two) {
     const std::string base = printable(gaps.front().arm->label, 60);
     Range range = range_of(gaps, 0.1 * most);
     range.add(0);
-    draw_panel(svg, {second, lower, "Difference to " + base + ", seed by seed", "nats per token"},
+    const std::string what = "Difference to " + base + ", seed by seed";
+    draw_panel(svg, {second, lower, what + " (" + seeds_text(gaps, 1) + ")", "nats per token"},
                gaps, most, labels, range);
   }
   return svg.finish();

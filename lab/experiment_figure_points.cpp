@@ -76,8 +76,10 @@ Axis size_axis(const std::vector<Point>& points) {
     high = std::max(high, point.size);
   }
   const bool wide = high > 2.5 * low;  // less has too few round numbers for a logarithmic axis
-  const double room = wide ? std::pow(high / low, 0.12) : 1.15;
-  return Axis(low / room, high * room, kLeft, kLeft + kWidth, wide);
+  // More on the left: labels of the smallest models go there.
+  const double left = wide ? std::pow(high / low, 0.2) : 1.2;
+  const double right = wide ? std::pow(high / low, 0.12) : 1.15;
+  return Axis(low / left, high * right, kLeft, kLeft + kWidth, wide);
 }
 
 double overlap(const Rect& a, const Rect& b) {
@@ -148,11 +150,7 @@ void draw_point(Svg& svg, const Point& point, const Axis& x, const Axis& y) {
   const report::Look& look = point.arm->look;
   const double at = x.at(point.size);
   if (point.low < point.high) {
-    const double low = std::min(y.begin(), y.at(point.low));
-    const double high = std::max(y.end(), y.at(point.high));
-    svg.line(at, low, at, high, {look.colour, 1.4});
-    svg.line(at - 5, low, at + 5, low, {look.colour, 1.4});
-    svg.line(at - 5, high, at + 5, high, {look.colour, 1.4});
+    draw_whisker(svg, y, at, point.low, point.high, true, {look.colour, 1.4});
     for (const double loss : point.seeds) {
       svg.marker(report::Marker::circle, at, y.at(loss), 4.5, report::kQuiet);
     }
@@ -187,7 +185,7 @@ void draw_labels(Svg& svg, const std::vector<Point>& points, const Axis& x, cons
     svg.text(right  ? rect.x
              : left ? rect.x + width
                     : rect.x + width / 2,
-             middle + 4, text, {report::kLabelSize, anchor});
+             middle + 4, text, {report::kLabelSize, anchor, false, report::kInk, 0, true});
   }
 }
 
@@ -203,12 +201,15 @@ std::string draw_loss_by_parameters(const std::vector<ArmRuns>& arms, const std:
   Svg svg(kLeft + kWidth + kRight, kTop + kHeight + 58);
   svg.text(kLeft, 24, title, {report::kTitleSize, Anchor::start, true});
   const auto has_whisker = [](const Point& point) { return point.low < point.high; };
+  const auto goes_on = [&](const Point& point) { return leaves(y, point.low, point.high); };
   const report::TextStyle quiet = {report::kTickSize, Anchor::start, false, report::kQuiet};
   if (std::any_of(points.begin(), points.end(), has_whisker)) {
-    svg.text(kLeft, 44,
-             "whiskers: 95 % interval of the gap to " +
-                 printable(first_with(arms, "loss").label, 60) + ", seed by seed (small dots)",
-             quiet);
+    svg.text(
+        kLeft, 44,
+        "whiskers: 95 % interval of the gap to " + printable(first_with(arms, "loss").label, 60) +
+            ", seed by seed (small dots)" +
+            (std::any_of(points.begin(), points.end(), goes_on) ? "; an arrow: it goes on" : ""),
+        quiet);
   }
   svg.text(kLeft, 61, "dotted line: same parameters active per token", quiet);
   const report::Unit unit = report::unit_for(x.high());

@@ -218,7 +218,7 @@ std::string results_markdown(const Experiment& experiment) {
   const Definition& d = experiment.definition;
   std::string out = fmt::format("# {}\n\n**{}**\n\n", one_line(d.title), one_line(d.question));
   if (!d.source.empty()) out += fmt::format("Source: {}. ", one_line(d.source));
-  out += "What is compared and why: [README.md](README.md).\n\n";
+  out += "What is compared, why, and what to learn from it: [README.md](README.md).\n\n";
   const std::vector<std::string> scales = shown_scales(experiment);
   if (scales.empty()) out += "No run has finished yet.\n\n";
   for (const std::string& scale : scales) out += scale_section(experiment, scale);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "lab/metric_text.h"
 
@@ -164,26 +165,26 @@ std::string verdict_text(const Claim& claim, const Verdict& verdict, const std::
   MetricStyle style = style_of(claim.metric);
   const bool plain = claim.measure == Measure::ratio || claim.measure == Measure::tokens_to_match;
   if (claim.measure == Measure::difference && style.suffix == " %") style.suffix = " points";
+  const std::string unit =
+      plain ? "" : std::exchange(style.suffix, "");  // once, behind the numbers
   const auto number = [&](double value) {
     if (plain) return fmt::format("{:.3f}", value);
     return claim.measure == Measure::value ? number_text(style, value) : signed_text(style, value);
   };
   std::string out = fmt::format("{} = {}", what, number(x.mean));
   if (verdict.exact) {
-    out += ", exact";
+    out += unit + ", exact";
   } else if (x.n == 1) {
-    out += ", n = 1 (an interval needs two seeds)";
+    out += unit + ", n = 1 (an interval needs two seeds)";
   } else {
-    out += fmt::format(" [{}, {}], n = {}", number(x.low), number(x.high), x.n);
+    out += fmt::format(" [{}, {}]{}, n = {}", number(x.low), number(x.high), unit, x.n);
   }
   if (verdict.unreached > 0) {
     out += fmt::format(" (not reached in {} of {} runs, which count as their own length)",
                        verdict.unreached, x.n);
   }
-  const std::string margin = plain
-                                 ? fmt::format("{:.6g}", claim.margin)
-                                 : fmt::format("{:.6g}{}", claim.margin / style.unit, style.suffix);
-  return fmt::format("{}; claimed: {}{}", out, side_text(claim.side), margin);
+  return fmt::format("{}; claimed: {}{:.6g}{}", out, side_text(claim.side),
+                     plain ? claim.margin : claim.margin / style.unit, unit);
 }
 
 std::vector<SeedValue> values_of(const Results& results, const std::string& scale,

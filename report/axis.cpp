@@ -56,11 +56,12 @@ std::vector<Tick> Axis::ticks(int count, double unit) const {
     }
     return out;
   }
-  const double step = round_up((high_ - low_) / count);
-  for (auto i = static_cast<int64_t>(std::ceil(low_ / step - 1e-9));
-       static_cast<double>(i) * step <= high_ + 1e-9 * step; ++i) {
+  // Round as it is printed: 10 MiB, not 10 million bytes.
+  const double low = low_ / unit, high = high_ / unit, step = round_up((high - low) / count);
+  for (auto i = static_cast<int64_t>(std::ceil(low / step - 1e-9));
+       static_cast<double>(i) * step <= high + 1e-9 * step; ++i) {
     const double value = static_cast<double>(i) * step;
-    out.push_back({value, label(value / unit, step / unit)});
+    out.push_back({value * unit, label(value, step)});
   }
   return out;
 }

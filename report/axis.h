@@ -18,7 +18,7 @@ class Axis {
   Axis(double low, double high, double begin, double end, bool logarithmic = false);
 
   double at(double value) const;
-  // Round values inside, about `count` of them; labels are in units of `unit`.
+  // Values inside that are round in units of `unit`, about `count` of them, with their labels.
   std::vector<Tick> ticks(int count, double unit = 1) const;
   double low() const { return low_; }
   double high() const { return high_; }

@@ -118,7 +118,7 @@ void draw_curves(Svg& svg, const Rect& place, const std::vector<RunReport>& runs
            {kLabelSize, Anchor::middle});
   svg.text(place.x + 12, (top + bottom) / 2, "loss (nats per token)",
            {kLabelSize, Anchor::middle, false, kInk, -90});
-  svg.begin_clip(left, top - 8, right - left + 8, bottom - top + 8);
+  svg.begin_clip(left, top, right - left + 8, bottom - top);
   for (size_t i = 0; i < runs.size(); ++i) {
     const Look look = look_of(i);
     for (const Points& piece : pieces(curves.training[i], x, y)) {

@@ -14,9 +14,11 @@ constexpr double kChartHeight = 400, kGap = 34, kScaleHeight = 48;
 }  // namespace
 
 Look look_of(size_t run) {
-  // Okabe and Ito's colours; dashes and markers repeat with other periods than the colours.
-  static const std::vector<std::string> kColours = {"#0072B2", "#D55E00", "#009E73", "#CC79A7",
-                                                    "#000000", "#56B4E9", "#E69F00"};
+  // Okabe and Ito's colours but for yellow, which white paper swallows, then a brown and a grey;
+  // dashes and markers repeat with another period than the colours.
+  static const std::vector<std::string> kColours = {"#0072B2", "#D55E00", "#009E73",
+                                                    "#CC79A7", "#000000", "#56B4E9",
+                                                    "#E69F00", "#8C510A", "#808080"};
   static const std::vector<std::string> kDashes = {"", "7 3", "2 2.5", "9 3 2 3"};
   static const std::vector<Marker> kMarkers = {Marker::circle, Marker::square, Marker::triangle,
                                                Marker::diamond};

@@ -91,6 +91,11 @@ void Svg::text(double x, double y, std::string_view text, const TextStyle& style
     body_ += fmt::format(" text-anchor=\"{}\"", style.anchor == Anchor::end ? "end" : "middle");
   }
   if (style.bold) body_ += " font-weight=\"bold\"";
+  if (style.halo) {
+    body_ +=
+        " stroke=\"#ffffff\" stroke-width=\"4\" stroke-linejoin=\"round\" "
+        "paint-order=\"stroke\"";
+  }
   if (style.rotate != 0) {
     body_ += fmt::format(" transform=\"rotate({} {} {})\"", coordinate(style.rotate), coordinate(x),
                          coordinate(y));

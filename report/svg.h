@@ -26,6 +26,7 @@ struct TextStyle {
   bool bold = false;
   std::string colour = "#222222";
   double rotate = 0;  // degrees, around the text's own place
+  bool halo = false;  // a white edge, to be read over lines
 };
 
 enum class Marker { circle, square, triangle, diamond };

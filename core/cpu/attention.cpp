@@ -7,35 +7,18 @@
 
 #include "core/cpu/attention_backward.h"
 #include "core/cpu/attention_forward.h"
+#include "core/kernels/attention_checks.h"
 #include "core/parallel.h"
 
 namespace pyramoe::kernels::cpu {
 namespace {
 
 using attention::Rows;
+using Sizes = AttentionSizes;
 
 thread_local gemm::Buffer thread_buffer;
 
 constexpr int64_t kTasksPerThread = 4;
-
-// The sizes of a packed qkv (B, T, 3, H, Dh).
-struct Sizes {
-  int64_t batch, tokens, heads, dim;
-  Sizes(const char* op, const Tensor& qkv) {
-    PM_CHECK(qkv.rank() == 5 && qkv.dim(2) == 3, op, ": qkv must be (B, T, 3, H, Dh), got ",
-             to_string(qkv.shape()));
-    batch = qkv.dim(0), tokens = qkv.dim(1), heads = qkv.dim(3), dim = qkv.dim(4);
-  }
-  int64_t width() const { return heads * dim; }
-  double scale() const { return 1 / std::sqrt(static_cast<double>(std::max<int64_t>(1, dim))); }
-  bool empty() const { return batch * tokens * width() == 0; }
-};
-
-void check(const char* op, const char* name, const Tensor& x, int64_t count, DType dtype) {
-  PM_CHECK(x.numel() == count && x.dtype() == dtype, op, ": ", name, " is ", to_string(x.dtype()),
-           " ", to_string(x.shape()), ", expected ", to_string(dtype), " with ", count,
-           " elements");
-}
 
 // part 0, 1, 2: q, k, v of sequence b and head h.
 template <class T>
@@ -92,11 +75,7 @@ void append(const T* qkv, const Sizes& s, int64_t b, int64_t first, int64_t capa
 }  // namespace
 
 void attention_forward(const Tensor& qkv, const AttentionDropout& dropout, Tensor& y, Tensor& lse) {
-  const char* op = "attention_forward";
-  const Sizes s(op, qkv);
-  check(op, "y", y, s.batch * s.tokens * s.width(), qkv.dtype());
-  check(op, "lse", lse, s.batch * s.heads * s.tokens,
-        qkv.dtype() == DType::f64 ? DType::f64 : DType::f32);
+  const Sizes s = check_attention_forward("attention_forward", qkv, y, lse);
   if (s.empty()) return;
   visit_floating(qkv.dtype(), [&]<class T>() {
     using A = Acc<T>;
@@ -123,13 +102,7 @@ void attention_forward(const Tensor& qkv, const AttentionDropout& dropout, Tenso
 
 void attention_backward(const Tensor& dy, const Tensor& qkv, const Tensor& y, const Tensor& lse,
                         const AttentionDropout& dropout, Tensor& dqkv) {
-  const char* op = "attention_backward";
-  const Sizes s(op, qkv);
-  check(op, "dy", dy, s.batch * s.tokens * s.width(), qkv.dtype());
-  check(op, "y", y, s.batch * s.tokens * s.width(), qkv.dtype());
-  check(op, "dqkv", dqkv, qkv.numel(), qkv.dtype());
-  check(op, "lse", lse, s.batch * s.heads * s.tokens,
-        qkv.dtype() == DType::f64 ? DType::f64 : DType::f32);
+  const Sizes s = check_attention_backward("attention_backward", dy, qkv, y, lse, dqkv);
   if (s.empty()) return;
   visit_floating(qkv.dtype(), [&]<class T>() {
     const int64_t parts = parts_of_head(s), blocks = attention::blocks_of(s.tokens);
@@ -158,13 +131,7 @@ void attention_backward(const Tensor& dy, const Tensor& qkv, const Tensor& y, co
 
 void attention_cached(const Tensor& qkv, const Tensor& lengths, Tensor& cache, Tensor& y) {
   const char* op = "attention_cached";
-  const Sizes s(op, qkv);
-  PM_CHECK(cache.rank() == 5 && cache.dim(0) == s.batch && cache.dim(2) == 2 &&
-               cache.dim(3) == s.heads && cache.dim(4) == s.dim && cache.dtype() == qkv.dtype(),
-           op, ": cache is ", to_string(cache.dtype()), " ", to_string(cache.shape()),
-           ", expected (B, T_max, 2, H, Dh) to match qkv ", to_string(qkv.shape()));
-  check(op, "y", y, s.batch * s.tokens * s.width(), qkv.dtype());
-  check(op, "lengths", lengths, s.batch, DType::i32);
+  const Sizes s = check_attention_cached(op, qkv, lengths, cache, y);
   const int64_t capacity = cache.dim(1);
   const int32_t* length = lengths.data<int32_t>();
   for (int64_t b = 0; b < s.batch; ++b) {

@@ -9,17 +9,11 @@
 // Check: every step against the CPU twin on the same bf16 inputs. Limit: what the dense product
 // kernel of this library reaches on this GPU in the same run. Causal FLOPs: 2 T^2 Dh a head.
 // Run: workshop_attention [T = 1024] [heads = 64]
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <functional>
-#include <vector>
-
 #include "core/kernels/attention.h"
 #include "core/kernels/matmul.h"
-#include "core/rng.h"
 #include "cuda/attention.cuh"
 #include "cuda/vec.cuh"
+#include "cuda/workshop/bench.cuh"
 
 namespace pyramoe::workshop {
 namespace {
@@ -107,61 +101,21 @@ __global__ void tiled_kernel(const Bf16* qkv, Bf16* y, int tokens, int heads, fl
 
 // ---- the bench
 
-double median_ms(const std::function<void()>& run) {
-  cudaEvent_t begin, end;
-  PM_CUDA(cudaEventCreate(&begin));
-  PM_CUDA(cudaEventCreate(&end));
-  run();
-  std::vector<float> times(9);
-  for (float& ms : times) {
-    PM_CUDA(cudaEventRecord(begin, stream()));
-    for (int i = 0; i < 4; ++i) run();
-    PM_CUDA(cudaEventRecord(end, stream()));
-    PM_CUDA(cudaEventSynchronize(end));
-    PM_CUDA(cudaEventElapsedTime(&ms, begin, end));
-  }
-  std::sort(times.begin(), times.end());
-  PM_CUDA(cudaEventDestroy(begin));
-  PM_CUDA(cudaEventDestroy(end));
-  return times[times.size() / 2] / 4;
-}
-
-Tensor normal(Shape shape, uint64_t seed) {
-  Tensor x(std::move(shape), DType::f32);
-  const RngKey key{.seed = seed, .purpose = RngPurpose::test};
-  for (int64_t i = 0; i < x.numel(); ++i) {
-    x.data<float>()[i] = static_cast<float>(random_normal(key, static_cast<uint64_t>(i)));
-  }
-  return x.to(DType::bf16);
-}
-
-double dense_tflops(Device device) {
+double dense_tflops() {
   const int64_t n = 8192;
-  const Tensor a = normal({n, n}, 1).to(device), b = normal({n, n}, 2).to(device);
-  Tensor c({n, n}, DType::bf16, device);
+  const Tensor a = normal({n, n}, 1).to(kGpu), b = normal({n, n}, 2).to(kGpu);
+  Tensor c({n, n}, DType::bf16, kGpu);
   const double ms = median_ms([&] { kernels::matmul(a, false, b, true, false, c); });
   return 2e-9 * static_cast<double>(n * n) * static_cast<double>(n) / ms;
 }
 
-// Largest |got - want| over what bf16 allows: two roundings of values of size |want| + 1.
-double error_in_bounds(const Tensor& want, const Tensor& got) {
-  const std::vector<double> a = want.to_vector(), b = got.to_vector();
-  double worst = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double bounds = std::abs(a[i] - b[i]) / (0x1p-7 * (std::abs(a[i]) + 1));
-    worst = std::isnan(bounds) ? INFINITY : std::max(worst, bounds);
-  }
-  return worst;
-}
-
 int run(int tokens, int heads) {
   if (!cuda_available()) return std::puts("no CUDA device here: nothing to measure"), 0;
-  const Device device{DeviceType::cuda, 0};
-  const Tensor host = normal({1, tokens, 3, heads, kDim}, 3), qkv = host.to(device);
+  const Tensor host = normal({1, tokens, 3, heads, kDim}, 3), qkv = host.to(kGpu);
   Tensor want({1, tokens, heads * kDim}, DType::bf16), host_lse({1, heads, tokens}, DType::f32);
   kernels::attention_forward(host, {}, want, host_lse);
-  Tensor y(want.shape(), DType::bf16, device), lse(host_lse.shape(), DType::f32, device);
-  const Tensor scores({heads, tokens, tokens}, DType::f32, device);
+  Tensor y(want.shape(), DType::bf16, kGpu), lse(host_lse.shape(), DType::f32, kGpu);
+  const Tensor scores({heads, tokens, tokens}, DType::f32, kGpu);
   const float scale = 1 / std::sqrt(static_cast<float>(kDim));
   const Bf16* x = gpu::data<Bf16>(qkv);
   Bf16* out = gpu::data<Bf16>(y);
@@ -185,36 +139,27 @@ int run(int tokens, int heads) {
                                                                                     heads, scale);
     PM_LAUNCHED();
   };
-  const struct {
-    const char* name;
-    std::function<void()> launch;
-  } steps[] = {{"naive", naive},
-               {"tiled", tiled},
-               {"plain", [&] { attention::plain_forward(f); }},
-               {"mma", [&] { attention::mma_forward(f); }},
-               {"product", [&] { kernels::attention_forward(qkv, {}, y, lse); }}};
-  const double limit = dense_tflops(device);
+  const std::vector<Step> steps = {
+      {"naive", naive},
+      {"tiled", tiled},
+      {"plain", [&] { attention::plain_forward(f); }},
+      {"mma", [&] { attention::mma_forward(f); }},
+      {"product", [&] { kernels::attention_forward(qkv, {}, y, lse); }}};
+  const double limit = dense_tflops();
   const double flops = 2.0 * tokens * static_cast<double>(tokens) * kDim * heads;
   std::printf("T = %d, %d heads of %d, causal; limit: %.0f TFLOP/s (our dense product)\n", tokens,
               heads, kDim, limit);
-  int wrong = 0;
-  for (const auto& step : steps) {
-    y.zero();
-    step.launch();
-    const double error = error_in_bounds(want, y.to(kCpu));
-    wrong += error > 1;
-    const double ms = median_ms(step.launch), tflops = flops / ms * 1e-9;
-    std::printf("%-8s %9.3f ms %7.1f TFLOP/s %5.1f %% of the limit   %s (%.2f of the bound)\n",
-                step.name, ms, tflops, 100 * tflops / limit, error > 1 ? "WRONG" : "right", error);
-  }
-  return wrong;
+  // bf16: two roundings of values of size |want| + 1.
+  const auto error = [&](const Tensor& got) { return error_in_bounds(want, got, 0x1p-7, 0x1p-7); };
+  return climb(steps, y, error, flops, limit);
 }
 
 }  // namespace
 }  // namespace pyramoe::workshop
 
 int main(int argc, char** argv) {
-  const int tokens = argc > 1 ? std::atoi(argv[1]) : 1024,
-            heads = argc > 2 ? std::atoi(argv[2]) : 64;
-  return pyramoe::workshop::run(tokens, heads) == 0 ? 0 : 1;
+  using namespace pyramoe::workshop;
+  const auto tokens = static_cast<int>(argument(argc, argv, 1, 1024));
+  const auto heads = static_cast<int>(argument(argc, argv, 2, 64));
+  return run(tokens, heads) == 0 ? 0 : 1;
 }

@@ -12,18 +12,11 @@
 // through 48 of them in one recorded graph. Check: every step against the CPU twin. Limit: the
 // bytes of the weights at the rate of a large copy in the same run.
 // Run: workshop_decode [K = 1024] [M = 4096] [rows = 1]
-#include <algorithm>
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <functional>
-#include <vector>
-
 #include "core/kernels/matmul.h"
-#include "core/rng.h"
 #include "cuda/matvec.h"
 #include "cuda/reduce.cuh"
 #include "cuda/vec.cuh"
+#include "cuda/workshop/bench.cuh"
 
 namespace pyramoe::workshop {
 namespace {
@@ -32,7 +25,6 @@ using gpu::Bf16;
 using gpu::stream;
 using gpu::to_float;
 
-constexpr Device kGpu{DeviceType::cuda, 0};
 constexpr int kWeights = 48, kThreads = 128;
 
 struct Sizes {
@@ -73,52 +65,18 @@ __global__ void warp_kernel(const Bf16* x, const Bf16* w, Sizes s, Bf16* y) {
 
 // ---- measuring
 
-Tensor normal(Shape shape, double scale, uint64_t seed) {
-  Tensor x(std::move(shape), DType::f32);
-  const RngKey key{.seed = seed, .purpose = RngPurpose::test};
-  for (int64_t i = 0; i < x.numel(); ++i) {
-    x.data<float>()[i] = static_cast<float>(scale * random_normal(key, static_cast<uint64_t>(i)));
-  }
-  return x.to(DType::bf16);
-}
-
 // Records `run` once and replays it: no launch waits for the host.
-double median_ms(const std::function<void()>& run) {
+double replayed_ms(const std::function<void()>& run) {
   cudaGraph_t graph;
   cudaGraphExec_t ready;
   PM_CUDA(cudaStreamBeginCapture(stream(), cudaStreamCaptureModeGlobal));
   run();
   PM_CUDA(cudaStreamEndCapture(stream(), &graph));
   PM_CUDA(cudaGraphInstantiate(&ready, graph, 0));
-  cudaEvent_t begin, end;
-  PM_CUDA(cudaEventCreate(&begin));
-  PM_CUDA(cudaEventCreate(&end));
-  PM_CUDA(cudaGraphLaunch(ready, stream()));
-  std::vector<float> times(9);
-  for (float& ms : times) {
-    PM_CUDA(cudaEventRecord(begin, stream()));
-    PM_CUDA(cudaGraphLaunch(ready, stream()));
-    PM_CUDA(cudaEventRecord(end, stream()));
-    PM_CUDA(cudaEventSynchronize(end));
-    PM_CUDA(cudaEventElapsedTime(&ms, begin, end));
-  }
+  const double ms = median_ms([&] { PM_CUDA(cudaGraphLaunch(ready, stream())); }, 1);
   PM_CUDA(cudaGraphExecDestroy(ready));
   PM_CUDA(cudaGraphDestroy(graph));
-  PM_CUDA(cudaEventDestroy(begin));
-  PM_CUDA(cudaEventDestroy(end));
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
-}
-
-// Largest |got - want| over what bf16 allows: one rounding, and f32 sums of k terms near 0.02.
-double error_in_bounds(const Tensor& want, const Tensor& got, double k) {
-  const std::vector<double> a = want.to_vector(), b = got.to_vector();
-  double worst = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double bounds = std::abs(a[i] - b[i]) / (0x1p-7 * std::abs(a[i]) + 0x1p-26 * k);
-    worst = std::isnan(bounds) ? INFINITY : std::max(worst, bounds);
-  }
-  return worst;
+  return ms;
 }
 
 struct Bench {
@@ -145,12 +103,12 @@ struct Bench {
   }
 };
 
-struct Step {
+struct Product {
   const char* name;
   std::function<void(int)> run;  // with weight i
 };
 
-std::vector<Step> steps_of(const Bench& b) {
+std::vector<Product> steps_of(const Bench& b) {
   const int64_t results = b.s.rows * b.s.m;
   return {{"naive", [&b, results](int i) { b.launch(naive_kernel, results, i); }},
           {"warp", [&b, results](int i) { b.launch(warp_kernel<1>, results * 32, i); }},
@@ -163,15 +121,15 @@ std::vector<Step> steps_of(const Bench& b) {
 }
 
 int run(Sizes s) {
-  if (!cuda_available()) return std::puts("workshop_decode: no CUDA device here"), 0;
+  if (!cuda_available()) return std::puts("no CUDA device here: nothing to measure"), 0;
   if (s.k % 8 != 0 || s.rows < 1 || s.rows > 4) return std::puts("K % 8 = 0, rows 1 to 4"), 1;
   const Tensor a({int64_t{1} << 29}, DType::u8, kGpu), copy = empty_like(a);
   a.zero();
-  const double copy_rate = 2.0 * static_cast<double>(a.bytes()) / median_ms([&] {
+  const double copy_rate = 2.0 * static_cast<double>(a.bytes()) / replayed_ms([&] {
                              PM_CUDA(cudaMemcpyAsync(copy.raw(), a.raw(), size_t{1} << 29,
                                                      cudaMemcpyDeviceToDevice, stream()));
                            });
-  const Tensor x = normal({s.rows, s.k}, 1, 1), w = normal({s.m, s.k}, 0.02, 2);
+  const Tensor x = normal({s.rows, s.k}, 1), w = normal({s.m, s.k}, 2, 0.02);
   Tensor want({s.rows, s.m}, DType::bf16);
   kernels::linear_forward(x, w, Tensor(), want);
   Bench b{s, x.to(kGpu), Tensor({kWeights, s.m, s.k}, DType::bf16, kGpu),
@@ -183,17 +141,19 @@ int run(Sizes s) {
               static_cast<long>(s.rows), static_cast<long>(s.k), static_cast<long>(s.m),
               copy_rate * 1e-9, limit / kWeights * 1e3);
   int wrong = 0;
-  for (const Step& step : steps_of(b)) {
+  for (const Product& step : steps_of(b)) {
     b.y.zero();
     step.run(kWeights - 1);
-    const double error = error_in_bounds(want, b.y.to(kCpu), static_cast<double>(s.k));
+    // bf16: one rounding, and f32 sums of k terms near 0.02.
+    const double absolute = 0x1p-26 * static_cast<double>(s.k);
+    const double error = error_in_bounds(want, b.y.to(kCpu), 0x1p-7, absolute);
     wrong += !(error <= 1);
-    const double ms = median_ms([&] {
+    const double ms = replayed_ms([&] {
       for (int i = 0; i < kWeights; ++i) step.run(i);
     });
     std::printf("%-8s %8.2f us %6.2f TB/s %5.1f %% of the limit   %s (%.2f of the bound)\n",
-                step.name, ms / kWeights * 1e3, bytes / ms * 1e-9, 100 * limit / ms,
-                error <= 1 ? "right" : "WRONG", error);
+                step.name, ms / kWeights * 1e3, bytes / ms * 1e-9, 100 * limit / ms, verdict(error),
+                error);
   }
   return wrong;
 }
@@ -202,9 +162,8 @@ int run(Sizes s) {
 }  // namespace pyramoe::workshop
 
 int main(int argc, char** argv) {
-  const auto argument = [&](int i, long otherwise) {
-    return argc > i ? std::atol(argv[i]) : otherwise;
-  };
-  return pyramoe::workshop::run({argument(1, 1024), argument(2, 4096), argument(3, 1)}) == 0 ? 0
-                                                                                             : 1;
+  using namespace pyramoe::workshop;
+  const Sizes sizes{argument(argc, argv, 1, 1024), argument(argc, argv, 2, 4096),
+                    argument(argc, argv, 3, 1)};
+  return run(sizes) == 0 ? 0 : 1;
 }

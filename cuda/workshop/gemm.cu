@@ -10,18 +10,11 @@
 // y = x w_e^T for E experts of equal rows. Check: every step against the CPU twin on the same bf16
 // inputs. Limit: cuBLAS on one dense product of as many FLOPs, in the same run.
 // Run: workshop_gemm [experts = 8] [rows of each = 512] [K = 1024] [M = 4096]
-#include <algorithm>
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <functional>
-#include <vector>
-
 #include "core/kernels/matmul.h"
-#include "core/rng.h"
 #include "cuda/grouped.h"
 #include "cuda/hopper.cuh"
 #include "cuda/vec.cuh"
+#include "cuda/workshop/bench.cuh"
 
 namespace pyramoe::workshop {
 namespace {
@@ -147,49 +140,9 @@ __global__ __launch_bounds__(256) void wgmma_kernel(const __grid_constant__ CUte
 
 // ---- the bench
 
-double median_ms(const std::function<void()>& run) {
-  cudaEvent_t begin, end;
-  PM_CUDA(cudaEventCreate(&begin));
-  PM_CUDA(cudaEventCreate(&end));
-  run();
-  std::vector<float> times(9);
-  for (float& ms : times) {
-    PM_CUDA(cudaEventRecord(begin, stream()));
-    for (int i = 0; i < 4; ++i) run();
-    PM_CUDA(cudaEventRecord(end, stream()));
-    PM_CUDA(cudaEventSynchronize(end));
-    PM_CUDA(cudaEventElapsedTime(&ms, begin, end));
-  }
-  std::sort(times.begin(), times.end());
-  PM_CUDA(cudaEventDestroy(begin));
-  PM_CUDA(cudaEventDestroy(end));
-  return times[times.size() / 2] / 4;
-}
-
-Tensor normal(Shape shape, uint64_t seed) {
-  Tensor x(std::move(shape), DType::f32);
-  const RngKey key{.seed = seed, .purpose = RngPurpose::test};
-  for (int64_t i = 0; i < x.numel(); ++i) {
-    x.data<float>()[i] = static_cast<float>(random_normal(key, static_cast<uint64_t>(i)));
-  }
-  return x.to(DType::bf16);
-}
-
-// Largest |got - want| over what bf16 allows: one rounding, and f32 sums of k terms near 1.
-double error_in_bounds(const Tensor& want, const Tensor& got, double k) {
-  const std::vector<double> a = want.to_vector(), b = got.to_vector();
-  double worst = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double bounds = std::abs(a[i] - b[i]) / (0x1p-7 * std::abs(a[i]) + 0x1p-20 * k);
-    worst = std::isnan(bounds) ? INFINITY : std::max(worst, bounds);
-  }
-  return worst;
-}
-
 struct Bench {
   int experts;
   Sizes s;
-  Device device{DeviceType::cuda, 0};
   Tensor x = {}, w = {}, offsets = {}, y = {};
 
   dim3 grid(int columns, int rows) const {
@@ -246,12 +199,8 @@ int run(int experts, Sizes s) {
   Tensor want({rows, s.m}, DType::bf16);
   kernels::grouped_linear_forward(x, offsets, w, Tensor(), want);
   Bench b{.experts = experts, .s = s};
-  b.x = x.to(b.device), b.w = w.to(b.device), b.offsets = offsets.to(b.device);
-  b.y = Tensor(want.shape(), DType::bf16, b.device);
-  struct Step {
-    const char* name;
-    std::function<void()> launch;
-  };
+  b.x = x.to(kGpu), b.w = w.to(kGpu), b.offsets = offsets.to(kGpu);
+  b.y = Tensor(want.shape(), DType::bf16, kGpu);
   std::vector<Step> steps = {{"naive", [&] { b.naive(); }},
                              {"shared", [&] { b.tiled<32, 1>(); }},
                              {"registers", [&] { b.tiled<64, 4>(); }},
@@ -264,26 +213,21 @@ int run(int experts, Sizes s) {
       flops * 1e-9 / median_ms([&] { kernels::matmul(b.x, false, one, true, false, b.y); });
   std::printf("%d experts, %d rows each, K = %d, M = %d; limit: %.0f TFLOP/s (cuBLAS, dense)\n",
               experts, s.rows, s.k, s.m, limit);
-  int wrong = 0;
-  for (const Step& step : steps) {
-    b.y.zero();
-    step.launch();
-    const double error = error_in_bounds(want, b.y.to(kCpu), s.k);
-    wrong += !(error <= 1);
-    const double ms = median_ms(step.launch), tflops = flops / ms * 1e-9;
-    std::printf("%-10s %9.3f ms %7.1f TFLOP/s %5.1f %% of the limit   %s (%.2f of the bound)\n",
-                step.name, ms, tflops, 100 * tflops / limit, error <= 1 ? "right" : "WRONG", error);
-  }
-  return wrong;
+  // bf16: one rounding, and f32 sums of k terms near 1.
+  const auto error = [&](const Tensor& got) {
+    return error_in_bounds(want, got, 0x1p-7, 0x1p-20 * s.k);
+  };
+  return climb(steps, b.y, error, flops, limit);
 }
 
 }  // namespace
 }  // namespace pyramoe::workshop
 
 int main(int argc, char** argv) {
-  const auto argument = [&](int i, int otherwise) {
-    return argc > i ? std::atoi(argv[i]) : otherwise;
+  using namespace pyramoe::workshop;
+  const auto number = [&](int i, long otherwise) {
+    return static_cast<int>(argument(argc, argv, i, otherwise));
   };
-  const pyramoe::workshop::Sizes sizes{argument(2, 512), argument(4, 4096), argument(3, 1024)};
-  return pyramoe::workshop::run(argument(1, 8), sizes) == 0 ? 0 : 1;
+  const Sizes sizes{number(2, 512), number(4, 4096), number(3, 1024)};
+  return run(number(1, 8), sizes) == 0 ? 0 : 1;
 }

@@ -2,8 +2,8 @@
 // back. Each step is checked against the CPU twin, then timed against a stated limit.
 //
 //   router   1 naive     a thread a logit, then a thread a token
-//            2 plain     cast, an f32 product, softmax, top-k, take: five launches, x widened in
-//            HBM 3 product   bf16 planes on the tensor cores, choices from the same kernel
+//            2 plain     cast, an f32 product, softmax, top-k, take: five launches, x as f32 in HBM
+//            3 product   bf16 planes on the tensor cores, choices from the same kernel
 //   rows     1 naive     a thread an expert reads all choices
 //            2 product   count, scan, place: a warp a chunk, match_any
 //   permute  1 naive     a thread an element
@@ -13,16 +13,12 @@
 // Limit: the bytes that must move, at the rate of a large copy in the same run; memory is cold (a
 // fill of 256 MB lies between two calls).
 // Run: workshop_router [tokens = 65536] [features = 1024] [experts = 32]
-#include <cstdio>
-#include <cstdlib>
-#include <functional>
-#include <vector>
-
 #include "core/kernels/cast.h"
 #include "core/kernels/matmul.h"
 #include "core/kernels/moe.h"
 #include "core/kernels/softmax.h"
 #include "cuda/vec.cuh"
+#include "cuda/workshop/bench.cuh"
 
 namespace pyramoe::workshop {
 namespace {
@@ -31,7 +27,6 @@ using gpu::Bf16;
 using gpu::stream;
 using gpu::to_float;
 
-constexpr Device kGpu{DeviceType::cuda, 0};
 constexpr int kThreads = 256;
 
 // ---- the naive steps
@@ -74,38 +69,17 @@ __global__ void permute_kernel(const T* x, const int32_t* row, int64_t rows, int
 
 // ---- measuring
 
-struct Clock {
-  Tensor flush{Shape{int64_t{256} << 20}, DType::u8, kGpu};
-  cudaEvent_t start, stop;
-  Clock() {
-    PM_CUDA(cudaEventCreate(&start));
-    PM_CUDA(cudaEventCreate(&stop));
-  }
-  // Median ms of nine calls, each on cold memory.
-  double ms(const std::function<void()>& call) {
-    std::vector<float> times;
-    for (int i = 0; i < 11; ++i) {
-      flush.zero();
-      PM_CUDA(cudaEventRecord(start, stream()));
-      call();
-      PM_CUDA(cudaEventRecord(stop, stream()));
-      PM_CUDA(cudaEventSynchronize(stop));
-      float t = 0;
-      PM_CUDA(cudaEventElapsedTime(&t, start, stop));
-      if (i >= 2) times.push_back(t);
-    }
-    std::nth_element(times.begin(), times.begin() + 4, times.end());
-    return times[4];
-  }
-};
-
 struct Bench {
-  Clock clock;
+  Tensor flush{Shape{int64_t{256} << 20}, DType::u8, kGpu};
   double copy_rate = 0;  // bytes/s
   int wrong = 0;
 
+  // Each call finds cold memory.
+  double cold_ms(const std::function<void()>& call) {
+    return median_ms(call, 1, [&] { flush.zero(); });
+  }
   void line(const char* name, double bytes, bool right, const std::function<void()>& call) {
-    const double ms = clock.ms(call), limit = bytes / copy_rate * 1e3;
+    const double ms = cold_ms(call), limit = bytes / copy_rate * 1e3;
     std::printf("%-26s %8.1f us  limit %7.1f us  %5.1f %%  %6.2f TB/s  %s\n", name, ms * 1e3,
                 limit * 1e3, 100 * limit / ms, bytes / ms * 1e-9, right ? "right" : "WRONG");
     wrong += !right;
@@ -293,7 +267,7 @@ int run(const Sizes& s) {
   const Tensor a({int64_t{1} << 30}, DType::u8, kGpu), b = empty_like(a);
   a.zero();
   bench.copy_rate =
-      2.0 * static_cast<double>(a.bytes()) / bench.clock.ms([&] { b.copy_from(a); }) * 1e3;
+      2.0 * static_cast<double>(a.bytes()) / bench.cold_ms([&] { b.copy_from(a); }) * 1e3;
   std::printf("%ld tokens, %ld features, %ld experts; copy %.2f TB/s\n", static_cast<long>(s.n),
               static_cast<long>(s.d), static_cast<long>(s.e), bench.copy_rate * 1e-12);
   const Tensor x = random({s.n, s.d}, DType::bf16, 1, 1),
@@ -312,13 +286,9 @@ int run(const Sizes& s) {
 
 int main(int argc, char** argv) {
   using namespace pyramoe;
-  if (!cuda_available()) {
-    std::printf("workshop_router: no CUDA device here\n");
-    return 0;
-  }
-  workshop::Sizes s{65536, 1024, 32};
-  if (argc > 1) s.n = std::atol(argv[1]);
-  if (argc > 2) s.d = std::atol(argv[2]);
-  if (argc > 3) s.e = std::atol(argv[3]);
-  return workshop::run(s);
+  if (!cuda_available()) return std::puts("no CUDA device here: nothing to measure"), 0;
+  using workshop::argument;
+  const workshop::Sizes sizes{argument(argc, argv, 1, 65536), argument(argc, argv, 2, 1024),
+                              argument(argc, argv, 3, 32)};
+  return workshop::run(sizes) == 0 ? 0 : 1;
 }

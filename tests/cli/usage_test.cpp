@@ -111,6 +111,11 @@ TEST_F(Usage, OptionsOutOfRange) {
   expect(2, "needs --data", {"eval", run_, "--tasks", "piqa"});
   expect(2, "--hf", {"export", run_});
   expect(2, "", {"report"});
+  expect(2, "--check is of experiments", {"report", run_, "--check"});
+  const std::string experiments = std::string(PYRAMOE_SOURCE_DIR) + "/experiments";
+  for (const char* option : {"--json", "--no-svg", "--svg=x.svg"}) {
+    expect(2, "is of runs", {"report", experiments, option});
+  }
   expect(2, "name one tokenizer", {"tokenize"});
   for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
            {"bench", "layer", "--tokens", "0"},

@@ -139,6 +139,75 @@ TEST(Figure, TheDifferenceIsPairedBySeed) {
   EXPECT_NE(svg.find(">4.500<"), std::string::npos);
 }
 
+// What leaves a panel at the top ends there, below the words above it.
+TEST(Figure, CurvesDoNotRunIntoTheHeader) {
+  const std::string svg = draw(pyramid_arms(), "loss_curves");
+  const std::vector<Text> texts = texts_of(svg);
+  const std::string clip = svg.substr(svg.find("<clipPath"));
+  const auto header = std::find_if(texts.begin(), texts.end(), [](const Text& text) {
+    return text.words.starts_with("Validation loss");
+  });
+  ASSERT_NE(header, texts.end());
+  EXPECT_GE(attribute(clip, "y") - header->y, 8);
+}
+
+TEST(Figure, SaysHowManySeedsTheMeansHave) {
+  const auto has = [](const std::string& svg, const char* words) {
+    return svg.find(words) != std::string::npos;
+  };
+  Experiment e = made_up_experiment({{"a", "first", 0}, {"b", "second", 0}}, 3);
+  std::string svg = draw_figure(e, "cpu");
+  EXPECT_TRUE(has(svg, "mean of 3 seeds") && has(svg, "seed by seed (3 seeds)"));
+  std::erase_if(e.results.runs, [](const RunResult& r) { return r.arm == "a" && r.seed == 2; });
+  svg = draw_figure(e, "cpu");
+  EXPECT_TRUE(has(svg, "mean of 2 to 3 seeds") && has(svg, "seed by seed (2 seeds)"));
+  EXPECT_TRUE(has(draw(pyramid_arms(), "loss_curves", 1), "Validation loss (one seed)"));
+}
+
+TEST(Figure, ANumberThatRoundsToZeroHasNoSign) {
+  Experiment e = made_up_experiment({{"a", "first", 0}, {"b", "second", 0}}, 1);
+  for (RunResult& run : e.results.runs) {
+    const double loss = run.arm == "b" ? 3.9999 : 4;
+    run.validation = {{5e5, loss}, {1e6, loss}};
+  }
+  EXPECT_NE(draw_figure(e, "cpu").find(">0.000<"), std::string::npos);
+}
+
+TEST(Figure, AWhiskerThatGoesOnHasAnArrow) {
+  report::Svg svg(100, 100);
+  draw_whisker(svg, report::Axis(0, 10, 0, 100), 50, -5, 8, false, {});
+  const std::string drawn = svg.finish();
+  const auto has = [&](const char* line) { return drawn.find(line) != std::string::npos; };
+  EXPECT_TRUE(has("x1=\"0\" y1=\"50\" x2=\"80\" y2=\"50\""));
+  EXPECT_TRUE(has("x1=\"80\" y1=\"45\" x2=\"80\" y2=\"55\""));  // a bar: it ends there
+  EXPECT_FALSE(has("x1=\"0\" y1=\"45\" x2=\"0\" y2=\"55\""));
+  EXPECT_TRUE(has("x1=\"0\" y1=\"50\" x2=\"7\" y2=\"46\""));
+}
+
+// Two seeds far apart: t = 12.7 makes a whisker many times as long as all that was measured.
+TEST(Figure, SaysWhereWhiskersGoOn) {
+  for (const char* figure : {"loss_by_parameters", "bars:loss"}) {
+    EXPECT_EQ(draw(pyramid_arms(), figure).find("it goes on"), std::string::npos) << figure;
+    Experiment e = made_up_experiment(pyramid_arms(), 2);
+    e.definition.figure = figure;
+    for (RunResult& run : e.results.runs) {
+      run.metrics["loss"] = run.arm == "pr_moe" && run.seed == 2 ? 3.1 : 3;
+    }
+    EXPECT_NE(draw_figure(e, "cpu").find("an arrow: it goes on"), std::string::npos) << figure;
+  }
+}
+
+TEST(Figure, TheHeaderOfTheNumbersIsInsideThePage) {
+  Experiment e = made_up_experiment(pyramid_arms());
+  for (RunResult& run : e.results.runs) run.metrics["acc.lambada_openai"] = 0;
+  e.definition.figure = "bars:acc.lambada_openai";
+  const std::string svg = draw_figure(e, "cpu");
+  for (const Text& text : texts_of(svg)) {
+    if (text.words != "lambada_openai") continue;
+    EXPECT_LE(text.x + report::text_width(text.words, 12), attribute(svg, "width"));
+  }
+}
+
 TEST(Figure, GapsAreOfSeedsThatBothHave) {
   Experiment e = made_up_experiment({{"a", "first", 0}, {"b", "second", 0}}, 3);
   std::erase_if(e.results.runs, [](const RunResult& r) { return r.arm == "a" && r.seed == 2; });

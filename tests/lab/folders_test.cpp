@@ -73,6 +73,15 @@ TEST(Folders, AreExplainedAndListed) {
   }
 }
 
+// Who reads the numbers wants to know what they come to.
+TEST(Folders, WithResultsSayWhatCameOut) {
+  for (const std::string& name : folders(true)) {
+    if (!path_exists(kExperiments + "/" + name + "/results.json")) continue;
+    const std::string text = read_file(kExperiments + "/" + name + "/README.md");
+    EXPECT_NE(text.find("**What came out**"), std::string::npos) << name << "/README.md";
+  }
+}
+
 TEST(Folders, EveryArmLoadsAtEveryScale) {
   for (const std::string& name : folders(true)) {
     const std::string folder = kExperiments + "/" + name;

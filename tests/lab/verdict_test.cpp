@@ -112,6 +112,18 @@ TEST(Verdict, WhatFollowsFromTheConfigNeedsOneSeed) {
   EXPECT_EQ(judge(claim, results, "cpu").outcome, Outcome::fails);
 }
 
+TEST(Verdict, UnitsStandOnceBehindTheNumbers) {
+  Results results;
+  for (int64_t seed = 1; seed <= 2; ++seed) {
+    put(results, "left", seed, 1), put(results, "right", seed, 1);
+  }
+  for (RunResult& run : results.runs) run.metrics["acc.piqa"] = run.arm == "left" ? 0.5 : 0.49;
+  Claim claim = claim_of(Measure::difference, Side::above, 0.02);
+  claim.metric = "acc.piqa";
+  EXPECT_EQ(verdict_text(claim, judge(claim, results, "cpu"), "a", "b"),
+            "piqa of a minus that of b = +1.0 [+1.0, +1.0] points, n = 2; claimed: above 2 points");
+}
+
 TEST(Verdict, ATimingThatWasCopiedToAllSeedsIsOneTiming) {
   Results results;
   for (int64_t seed = 1; seed <= 3; ++seed) {

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <set>
 
 #include "report/axis.h"
 #include "report/picture.h"
@@ -145,6 +146,13 @@ TEST(ReportSmooth, SkipsWhatIsNoNumber) {
   for (const LossPoint& point : report::smooth(points, 1000)) EXPECT_EQ(point.loss, 2.0);
 }
 
+// As many as the largest figure of experiments/ has lines.
+TEST(ReportPicture, NineRunsHaveNineColours) {
+  std::set<std::string> colours;
+  for (size_t run = 0; run < 9; ++run) colours.insert(report::look_of(run).colour);
+  EXPECT_EQ(colours.size(), 9u);
+}
+
 TEST(ReportAxis, TicksAreRoundAndInside) {
   const report::Axis axis(0, 1.05e6, 0, 500);
   const auto ticks = axis.ticks(5, 1e6);
@@ -153,6 +161,12 @@ TEST(ReportAxis, TicksAreRoundAndInside) {
   EXPECT_EQ(axis.at(ticks[1].value), 500 * 0.5 / 1.05);
   const report::Axis loss(3.1, 3.4, 400, 0);
   EXPECT_EQ(loss.ticks(4).front().label, "3.1");
+  // Bytes in MiB: round as printed, and drawn where the print says.
+  const double mib = 1024.0 * 1024.0;
+  const auto bytes = report::Axis(0, 41 * mib, 0, 410).ticks(7, mib);
+  ASSERT_EQ(bytes.size(), 5u);
+  EXPECT_EQ(bytes[1].label, "10");
+  EXPECT_EQ(bytes[1].value, 10 * mib);
   const report::Axis decades(1e3, 1e6, 0, 300, true);
   EXPECT_NEAR(decades.at(1e4), 100, 1e-9);
   EXPECT_EQ(decades.ticks(7, 1e3).front().label, "1");
