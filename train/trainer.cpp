@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <span>
 
 #include "core/json.h"
@@ -21,15 +20,6 @@ namespace {
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-// What is drawn anew in each step is keyed by the step's number, which a captured step would keep;
-// the dense form of dispatch asks the device for its sizes, and experts that move change them.
-bool same_every_step(const RunConfig& config) {
-  const moe::ModelConfig& m = config.model;
-  const bool random_drops = m.capacity_factor > 0 && m.drop_by == "random";
-  return m.dropout == 0 && m.budget == 0 && m.noise == "none" && !random_drops &&
-         !m.force_balance && m.dispatch == "segments";
 }
 
 // Copies into memory that stays where it is; allocates it at first or when the size changes.
@@ -74,7 +64,7 @@ Trainer::Trainer(const RunConfig& config, Device device, const dist::Mesh* mesh)
     buffers_->square_by_parameter();
   }
   squares_ = Tensor::zeros({buffers_->sums_of_squares()}, DType::f64, device);
-  graphs_ = device.type == DeviceType::cuda && config.train.graph && same_every_step(config);
+  prepare_graphs();
   if (!config.train.dump.empty()) dump_ = std::make_unique<StepDump>();
 }
 
@@ -203,6 +193,8 @@ bool Trainer::find_gradients(const data::Batch& batch, bool with_teacher) {
     };
     refill(tokens_, part(batch.tokens), {rows, batch.context}, device_);
     refill(targets_, part(batch.targets), {rows * batch.context}, device_);
+    const int64_t now[3] = {step_, row, row * batch.context};  // an RngNow
+    if (rng_now_.defined()) refill<int64_t>(rng_now_, now, {3}, device_);
     run((fresh ? first_graph_ : next_graph_)[with_teacher],
         [&] { micro_step(row, fresh, pass + rows * ranks >= batch.rows, with_teacher); });
     if (layout_sum_) {
@@ -266,8 +258,12 @@ void Trainer::micro_step(int64_t row, bool first, bool last, bool with_teacher) 
   nn::Context context;
   context.training = true;
   context.seed = static_cast<uint64_t>(config_.train.seed);
-  context.step = step_;
-  context.first_sequence = row;
+  if (rng_now_.defined()) {
+    context.now = static_cast<const RngNow*>(rng_now_.raw());
+  } else {
+    context.step = step_;
+    context.first_sequence = row;
+  }
   context.positions = positions_;
   nn::GptOut out;
   const Var features = model_->features(tokens_, context, out);  // (N, D)
@@ -309,32 +305,6 @@ void Trainer::run_backward(const Var& total, bool last) {
 
 void Trainer::phase(const char* name) const {
   if (mesh_) mesh_->world().fabric()->set_phase(name);
-}
-
-// The first run of a piece of work sets up what it needs, the second is captured, and from then on
-// it is replayed. All micro-batches share one memory: nothing of one is left when the next begins.
-void Trainer::run(StepGraph& graph, const std::function<void()>& work) {
-  if (!graphs_ || dumping()) return work();
-  if (graph.bytes < 0) {
-    const int64_t before = device_bytes(device_);
-    work();
-    graph.bytes = device_peak_bytes(device_) - before;
-    return;
-  }
-  if (!graph.graph.captured()) {
-    const Graph* memory = nullptr;
-    for (const StepGraph* other : {&first_graph_[0], &first_graph_[1]}) {
-      if (other->graph.captured()) memory = &other->graph;
-    }
-    try {
-      graph.graph.capture(device_, graph.bytes, work, memory);
-    } catch (const Error& error) {  // nothing has run: the same work goes on kernel by kernel
-      std::fprintf(stderr, "steps are not captured: %s\n", error.what());
-      graphs_ = false;
-      return work();
-    }
-  }
-  graph.graph.replay();
 }
 
 void Trainer::update() {

@@ -50,6 +50,10 @@ class Trainer {
   void resume(const nn::Checkpoint& checkpoint);
 
   int64_t steps_done() const { return step_; }
+  // Whether steps are replayed from a graph now.
+  bool replays_steps() const {
+    return graphs_ && (first_graph_[0].graph.captured() || first_graph_[1].graph.captured());
+  }
   // Share of the run's tokens with a teacher, as distill.schedule says; of "auto" what it found, 1
   // while it has not.
   double distill_share() const;
@@ -101,6 +105,7 @@ class Trainer {
   void finish(double share, int64_t micro_batches, StepResult& result);
   // Throws Error(non_finite) when too many steps in a row were skipped.
   void check_skips(const StepResult& result);
+  void prepare_graphs();
   void run(StepGraph& graph, const std::function<void()>& work);
   // The backward pass; with overlap, gradients that are final leave for other ranks meanwhile.
   void run_backward(const Var& total, bool last);
@@ -127,6 +132,7 @@ class Trainer {
   AutoStop auto_stop_;
   ExpertMoves moves_;
   Tensor tokens_, targets_, positions_;  // of a micro-batch
+  Tensor rng_now_;                       // an RngNow; undefined where no graph draws numbers
   Tensor seed_, loss_weights_, squares_;
   std::vector<double> seen_weights_;                         // what seed_ and loss_weights_ hold
   bool graphs_ = false;                                      // steps may be captured

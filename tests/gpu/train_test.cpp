@@ -128,6 +128,69 @@ TEST(TrainOnGpu, TwoRunsAndTheirGraphsGiveTheSameBits) {
   }
 }
 
+data::Batch counting_batch(const train::RunConfig& config) {
+  data::Batch batch;
+  batch.rows = config.train.batch;
+  batch.context = config.model.context;
+  for (int64_t i = 0; i < batch.rows * batch.context; ++i) {
+    batch.tokens.push_back(static_cast<int32_t>(i * 7 % config.model.vocab));
+    batch.targets.push_back(static_cast<int32_t>((i + 1) * 7 % config.model.vocab));
+  }
+  return batch;
+}
+
+// Dropout, gate noise and random token selection are replayed too, each step and micro-batch with
+// numbers of its own, and drawn again where blocks are recomputed.
+TEST(TrainOnGpu, StepsThatDrawNumbersAreReplayedBitForBit) {
+  SKIP_WITHOUT_GPU();
+  for (const char* noise : {"jitter", "rsample"}) {
+    for (const char* dtype : {"f32", "bf16"}) {
+      const test::ScratchFolder scratch;
+      train::RunConfig config = config_of(families()[1], dtype, scratch.path("run"));
+      config.model.noise = noise;
+      config.model.dropout = 0.2;
+      config.model.drop_by = "random";
+      config.train.recompute = true;
+      if (config.train.dtype == "bf16") config.train.states = "bf16";
+      ASSERT_EQ(config.train.batch, 2 * config.train.micro_batch);
+      train::Trainer graphs(config, kGpu);
+      config.train.graph = false;
+      train::Trainer eager(config, kGpu);
+      const data::Batch batch = counting_batch(config);
+      const std::string what = std::string(noise) + " " + dtype;
+      for (int i = 0; i < 6; ++i) {
+        const train::StepResult a = graphs.step_on(batch), b = eager.step_on(batch);
+        ASSERT_EQ(a.loss, b.loss) << what << ", step " << i;
+        ASSERT_EQ(a.grad_norm, b.grad_norm) << what << ", step " << i;
+      }
+      EXPECT_TRUE(graphs.replays_steps()) << what;
+      EXPECT_FALSE(eager.replays_steps()) << what;
+      for (size_t i = 0; i < graphs.buffers().groups().size(); ++i) {
+        gputest::expect_same_bits(graphs.buffers().groups()[i].param,
+                                  eager.buffers().groups()[i].param, what);
+      }
+    }
+  }
+}
+
+// With a learning rate of zero nothing but the drawn numbers changes from step to step.
+TEST(TrainOnGpu, ReplayedStepsDrawAnew) {
+  SKIP_WITHOUT_GPU();
+  const test::ScratchFolder scratch;
+  train::RunConfig config = config_of(families()[0], "f32", scratch.path("run"));
+  config.model.dropout = 0.2;
+  config.train.lr = config.train.min_lr = 0;
+  train::Trainer trainer(config, kGpu);
+  const data::Batch batch = counting_batch(config);
+  std::vector<double> seen;
+  for (int i = 0; i < 6; ++i) {
+    const double loss = trainer.step_on(batch).loss;
+    for (const double before : seen) EXPECT_NE(loss, before) << "step " << i;
+    seen.push_back(loss);
+  }
+  EXPECT_TRUE(trainer.replays_steps());
+}
+
 TEST(TrainOnGpu, ARunMovesBetweenDevices) {
   SKIP_WITHOUT_GPU();
   for (const Device second : {kCpu, kGpu}) {
