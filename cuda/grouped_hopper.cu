@@ -8,7 +8,9 @@
 // goes to wgmma as an MN-major operand); neighbouring blocks work on the same weight tile, so HBM
 // sees each weight once; finishing (bias, GELU) costs no pass over memory. Ragged ends: rows beyond
 // a segment in A only spoil rows of C that are not stored; in dw, where k runs over rows, they are
-// zeroed in shared memory; stores check each row.
+// zeroed in shared memory; stores check each row. What else a tile's end reads must be asked for
+// long before: the ring keeps so many bytes on their way that a load waits for microseconds. So pre
+// comes through the ring, as one stage a consumer behind the last k, and a bias is read first.
 #include "cuda/grouped.cuh"
 #include "cuda/grouped.h"
 #include "cuda/grouped_epilogue.cuh"
@@ -25,11 +27,12 @@ constexpr int kBBytes = 4 * kBlockBytes;   // 256 columns x 64 k
 constexpr int kStage = kABytes + kBBytes;  // 48 KiB
 constexpr int kStages = 4;
 constexpr int kThreads = 3 * 128;            // producer, two consumers
+constexpr int kMostHopperExperts = 640;      // their counts share the last KiB of shared memory
 [[maybe_unused]] constexpr int kGroup = 16;  // row tiles that share a weight tile in a row
 
 struct Shared {  // in dynamic shared memory, on a 1024-byte border
   uint8_t stages[kStages][kStage];
-  uint8_t staging[8][kStagingBytes];  // a consumer warp's output
+  uint8_t slots[2][2 * kSlotBytes];  // a consumer warpgroup's way out
   uint64_t full[kStages], empty[kStages];
   int before[1];  // (E + 1): row tiles of the experts before
 };
@@ -87,8 +90,9 @@ struct Walk {
 };
 
 // One thread fills the ring. Boxes of A are {64, 64}: rows by k or, for dw, k by rows of C.
-template <Form F>
-__device__ void produce(const Product& p, const CUtensorMap* a, const CUtensorMap* b, Shared& s) {
+template <Form F, Finish E>
+__device__ void produce(const Product& p, const CUtensorMap* a, const CUtensorMap* b,
+                        const CUtensorMap* pre, Shared& s) {
   Ring<kStages> ring;
   Walk<F> walk(p, s.before);
   Tile t;
@@ -116,6 +120,17 @@ __device__ void produce(const Product& p, const CUtensorMap* a, const CUtensorMa
           } else {
             tma_load(to + i * kBlockBytes, b, full, t.column + 64 * i, t.first + k);
           }
+        }
+      }
+    }
+    if constexpr (E == Finish::gelu_backward) {
+      for (int group = 0; group < (half ? 1 : 2); ++group, ring.next()) {
+        uint64_t* full = &s.full[ring.stage];
+        barrier_wait(&s.empty[ring.stage], ring.parity ^ 1);
+        barrier_expect(full, 4 * kBlockBytes);
+        for (int i = 0; i < 4; ++i) {
+          tma_load(s.stages[ring.stage] + i * kBlockBytes, pre, full, t.column + 64 * i,
+                   t.row + 64 * group, 0);
         }
       }
     }
@@ -150,63 +165,106 @@ __device__ __forceinline__ void multiply_stage(float (&sum)[128], uint32_t a, ui
   wgmma_commit();
 }
 
-template <Form F, Finish E, class TC>
-__device__ void consume(const Product& p, Shared& s) {
-  const int group = static_cast<int>(threadIdx.x) / 128 - 1;  // 0 or 1: 64 rows each
-  const int warp = static_cast<int>(threadIdx.x) / 32 - 4;
+// The sums of a tile: runs over its stages, each given back when nobody reads it any more.
+template <Form F>
+__device__ __forceinline__ void multiply_tile(float (&sum)[128], const Tile& t, Shared& s,
+                                              Ring<kStages>& ring, int group, bool idle) {
   const bool speaker = threadIdx.x % 32 == 0;  // a stage is free when all eight warps say so
+  int held = -1;                               // the stage that the products under way still read
+  for (int k = 0; k < t.depth; k += 64, ring.next()) {
+    barrier_wait(&s.full[ring.stage], ring.parity);
+    if constexpr (F == Form::dw) {
+      if (t.depth - k < 64) zero_lines(s.stages[ring.stage], t.depth - k);
+    }
+    if (!idle) {
+      const uint32_t stage = shared_address(s.stages[ring.stage]);
+      multiply_stage<F>(sum, stage + static_cast<uint32_t>(group * kBlockBytes), stage + kABytes,
+                        k == 0);
+      wgmma_wait<1>();
+    }
+    if (held >= 0 && speaker) barrier_arrive(&s.empty[held]);
+    held = ring.stage;
+  }
+  wgmma_wait<0>();
+  if (held >= 0 && speaker) barrier_arrive(&s.empty[held]);
+  if (F == Form::dw && t.depth == 0) {
+#pragma unroll
+    for (int i = 0; i < 128; ++i) sum[i] = 0;
+  }
+  wgmma_touch(sum);
+}
+
+// Calls f(stage) with the stage that holds this warpgroup's rows of pre; both warpgroups pass by
+// both stages.
+template <class F>
+__device__ __forceinline__ void with_pre(const Tile& t, Shared& s, Ring<kStages>& ring, int group,
+                                         F&& f) {
+  const int stages = t.end - t.row <= 64 ? 1 : 2;
+  int mine = -1;
+  for (int i = 0; i < stages; ++i, ring.next()) {
+    barrier_wait(&s.full[ring.stage], ring.parity);
+    if (i == group) {
+      mine = ring.stage;
+    } else if (threadIdx.x % 32 == 0) {
+      barrier_arrive(&s.empty[ring.stage]);
+    }
+  }
+  if (mine < 0) return;
+  f(s.stages[mine]);
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) barrier_arrive(&s.empty[mine]);
+}
+
+template <Form F, Finish E, class TC>
+__device__ void consume(const Product& p, const CUtensorMap* c, Shared& s) {
+  const int group = static_cast<int>(threadIdx.x) / 128 - 1;  // 0 or 1: 64 rows each
+  Exit exit{s.slots[group], group, static_cast<int>(threadIdx.x) / 32 % 4, threadIdx.x % 128 == 0};
   Ring<kStages> ring;
   Walk<F> walk(p, s.before);
   Tile t;
   while (walk.take(t)) {
     float sum[128];
-    const bool idle = t.row + 64 * group >= t.end;
-    int held = -1;  // the stage that the products under way still read
-    for (int k = 0; k < t.depth; k += 64, ring.next()) {
-      barrier_wait(&s.full[ring.stage], ring.parity);
-      if constexpr (F == Form::dw) {
-        if (t.depth - k < 64) zero_lines(s.stages[ring.stage], t.depth - k);
-      }
-      if (!idle) {
-        const uint32_t stage = shared_address(s.stages[ring.stage]);
-        multiply_stage<F>(sum, stage + static_cast<uint32_t>(group * kBlockBytes), stage + kABytes,
-                          k == 0);
-        wgmma_wait<1>();
-      }
-      if (held >= 0 && speaker) barrier_arrive(&s.empty[held]);
-      held = ring.stage;
+    const int row = t.row + 64 * group;
+    const bool idle = row >= t.end;
+    [[maybe_unused]] Bias bias;
+    if constexpr (F == Form::forward) bias.load(p, t.expert, t.column);
+    multiply_tile<F>(sum, t, s, ring, group, idle);
+    if constexpr (E == Finish::gelu_backward) {
+      with_pre(t, s, ring, group, [&](const uint8_t* pre) {
+        store_tile<F, E>(p, sum, exit, pre, row, t.end, t.column);
+      });
+      continue;
     }
-    wgmma_wait<0>();
-    if (held >= 0 && speaker) barrier_arrive(&s.empty[held]);
     if (idle) continue;
-    if (F == Form::dw && t.depth == 0) {
-#pragma unroll
-      for (int i = 0; i < 128; ++i) sum[i] = 0;
-    }
-    wgmma_touch(sum);
-    const int row = t.row + 16 * warp;
+    if constexpr (F == Form::forward) bias.add(sum);
     if constexpr (F == Form::dw) {
-      const int64_t base = static_cast<int64_t>(t.expert) * p.m;
-      store_tile<F, E, TC>(p, sum, s.staging[warp], base + row, base + t.end, t.column, t.expert);
+      if (sizeof(TC) == 4 || p.accumulate) {
+        send_tile<F, TC>(p, c, sum, exit, row, t.column, t.expert);
+      } else {
+        const int64_t base = static_cast<int64_t>(t.expert) * p.m;
+        store_tile<F, E>(p, sum, exit, nullptr, base + row, base + t.end, t.column);
+      }
+    } else if (E == Finish::plain && row + 64 <= t.end) {
+      send_tile<F, TC>(p, c, sum, exit, row, t.column, 0);
     } else {
-      store_tile<F, E, TC>(p, sum, s.staging[warp], row, t.end, t.column, t.expert);
+      store_tile<F, E>(p, sum, exit, nullptr, row, t.end, t.column);
     }
   }
+  if (exit.speaker) tma_store_wait_read<0>();
 }
 
 template <Form F, Finish E, class TC>
-__global__ __launch_bounds__(kThreads,
-                             1) void hopper_kernel(const Product p,
-                                                   const __grid_constant__ CUtensorMap a,
-                                                   const __grid_constant__ CUtensorMap b) {
+__global__ __launch_bounds__(kThreads, 1)  //
+    void hopper_kernel(const Product p, const __grid_constant__ CUtensorMap a,
+                       const __grid_constant__ CUtensorMap b,
+                       const __grid_constant__ CUtensorMap c) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) uint8_t memory[];
   Shared& s = *reinterpret_cast<Shared*>(memory);
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) barrier_init(&s.full[i], 1), barrier_init(&s.empty[i], 8);
     fence_barrier_init();
-    prefetch_map(&a);
-    prefetch_map(&b);
+    for (const CUtensorMap* map : {&a, &b, &c}) prefetch_map(map);
   }
   if (F != Form::dw && threadIdx.x < 32) {
     count_row_tiles(p.offsets, static_cast<int>(p.experts), kTileRows, s.before);
@@ -214,10 +272,10 @@ __global__ __launch_bounds__(kThreads,
   __syncthreads();
   if (threadIdx.x < 128) {
     release_registers<40>();
-    if (threadIdx.x == 0) produce<F>(p, &a, &b, s);
+    if (threadIdx.x == 0) produce<F, E>(p, &a, &b, &c, s);
   } else {
     take_registers<232>();
-    consume<F, E, TC>(p, s);
+    consume<F, E, TC>(p, &c, s);
   }
 #endif
 }
@@ -232,12 +290,25 @@ CUtensorMap weight_map(const Product& p, int lines) {
                     std::array{64, lines, 1});
 }
 
+// Where results go, or pre comes from: boxes of 64 lines of 128 bytes.
+template <class T>
+CUtensorMap result_map(const Product& p, const void* data) {
+  const bool dw = p.form == Form::dw;
+  const int64_t width = p.form == Form::forward ? p.m : p.k, lines = dw ? p.m : p.rows;
+  const int64_t line = width * static_cast<int64_t>(sizeof(T));
+  return tensor_map(data, std::array{width, lines, dw ? p.experts : int64_t{1}},
+                    std::array{line, line * lines},
+                    std::array{128 / static_cast<int>(sizeof(T)), 64, 1}, Swizzle::bytes128,
+                    sizeof(T) == 4 ? Element::f32 : Element::bf16);
+}
+
 template <Form F, Finish E, class TC>
 void launch(const Product& p, int multiprocessors, cudaStream_t stream) {
   const bool forward = F == Form::forward;
   const CUtensorMap a = rows_map(p.a, p.rows, forward ? p.k : p.m);
   const CUtensorMap b =
       F == Form::dw ? rows_map(p.b, p.rows, p.k) : weight_map(p, forward ? kTileColumns : 64);
+  const CUtensorMap c = result_map<TC>(p, E == Finish::gelu_backward ? p.pre : p.c);
   const int64_t columns = ceil_div(forward ? p.m : p.k, kTileColumns);
   const int64_t rows = F == Form::dw ? p.experts * ceil_div(p.m, kTileRows)
                                      : p.rows / kTileRows + p.experts;  // at most
@@ -245,7 +316,7 @@ void launch(const Product& p, int multiprocessors, cudaStream_t stream) {
   const int bytes = static_cast<int>(sizeof(Shared) + static_cast<size_t>(p.experts) * 4);
   allow_shared_memory(reinterpret_cast<const void*>(kernel), bytes);
   const auto blocks = static_cast<unsigned>(std::min<int64_t>(columns * rows, multiprocessors));
-  kernel<<<blocks, kThreads, static_cast<size_t>(bytes), stream>>>(p, a, b);
+  kernel<<<blocks, kThreads, static_cast<size_t>(bytes), stream>>>(p, a, b, c);
   PM_LAUNCHED();
 }
 
@@ -254,7 +325,7 @@ void launch(const Product& p, int multiprocessors, cudaStream_t stream) {
 bool fits_hopper(const Product& p) {
   const auto aligned = [](const void* x) { return reinterpret_cast<uintptr_t>(x) % 16 == 0; };
   return p.bf16 && p.m > 0 && p.k > 0 && p.rows > 0 && p.experts > 0 && p.m % 8 == 0 &&
-         p.k % 8 == 0 && p.experts <= kMostExperts && !(p.wide && p.form == Form::dx) &&
+         p.k % 8 == 0 && p.experts <= kMostHopperExperts && !(p.wide && p.form == Form::dx) &&
          aligned(p.a) && aligned(p.b) && aligned(p.c) && aligned(p.pre) && aligned(p.extra) &&
          aligned(p.bias) &&
          (p.rows / kTileRows + p.experts) * ceil_div(std::max(p.m, p.k), kTileColumns) < (1 << 30);

@@ -4,16 +4,13 @@
 #include <chrono>
 #include <span>
 
-#include "autograd/ops.h"
 #include "core/json.h"
 #include "core/kernels/step.h"
-#include "dist/collective_ops.h"
 #include "moe/build_model.h"
 #include "moe/distill_loss.h"
 #include "moe/student.h"
 #include "moe/upcycle.h"
 #include "nn/gather.h"
-#include "nn/vocab_parallel.h"
 #include "train/layout.h"
 #include "train/signals.h"
 #include "train/step_dump.h"
@@ -236,11 +233,11 @@ void Trainer::start_step(const data::Batch& batch, const StepResult& result) {
   // Sums over layers, not means: one weight for each layer of experts.
   const size_t layers = moe::moe_layers(*model_).size();
   std::vector<double> weights(1, 1.0);
-  weights.insert(weights.end(), layers, config_.model.balance_coef);
-  if (config_.model.z_coef > 0) weights.insert(weights.end(), layers, config_.model.z_coef);
   if (result.distill_weight > 0) {
     weights.push_back(config_.distill.beta * result.distill_weight);
   }
+  weights.insert(weights.end(), layers, config_.model.balance_coef);
+  if (config_.model.z_coef > 0) weights.insert(weights.end(), layers, config_.model.z_coef);
   set_loss_weights(weights, batch);
 }
 
@@ -279,8 +276,9 @@ void Trainer::micro_step(int64_t row, bool first, bool last, bool with_teacher) 
   context.positions = positions_;
   nn::GptOut out;
   const Var features = model_->features(tokens_, context, out);  // (N, D)
-  // On a GPU the head and its loss are one op that passes over the logits twice instead of thrice.
-  if (with_teacher || dumping() || device_ == kCpu) out.logits = model_->own_logits(features);
+  // On a GPU the head and its losses are one op that passes over the logits once for both passes.
+  const bool apart = device_ == kCpu || model_->tensor().size() > 1;
+  if (dumping() || apart) out.logits = model_->own_logits(features);
   if (dumping()) dump_->add_logits(out.logits.value(), mesh_);
   const Objective objective = loss(out, features, with_teacher);
   phase("backward");
@@ -316,45 +314,6 @@ void Trainer::run_backward(const Var& total, bool last) {
 
 void Trainer::phase(const char* name) const {
   if (mesh_) mesh_->world().fabric()->set_phase(name);
-}
-
-// L = CE + balance_coef * sum of balance losses + z_coef * sum of z-losses + beta * w * KD
-// (DeepSpeed-MoE, sections 3 and 4.2; sums over layers, not means).
-Trainer::Objective Trainer::loss(const nn::GptOut& out, const Var& features,
-                                 bool with_teacher) const {
-  Objective objective;
-  MicroLosses& losses = objective.losses;
-  Vars terms;
-  const auto add = [&](const Var& term) {
-    terms.push_back(term);
-    return term.value();
-  };
-  // With a teacher, two losses read the logits in the backward pass.
-  const dist::ProcessGroup& tensor = model_->tensor();
-  if (tensor.size() > 1) {
-    losses.cross_entropy = add(nn::vocab_cross_entropy(out.logits, targets_, tensor));
-  } else {
-    losses.cross_entropy =
-        add(out.logits.defined() ? ops::cross_entropy(out.logits, targets_, !with_teacher)
-                                 : ops::head_loss(features, model_->head_weight(), targets_));
-  }
-  for (const Var& x : out.balance_loss) losses.balance.push_back(add(x));
-  for (const Var& x : out.z_loss) losses.z.push_back(add(x));
-  if (with_teacher) {
-    Tensor teacher_logits;
-    {
-      const NoGrad no_grad;
-      nn::Context context;  // in evaluation mode: no noise, no drops
-      context.positions = positions_;
-      teacher_logits = teacher_->forward(tokens_, context).logits.value();
-    }
-    losses.distill = add(ops::distill_loss(dist::gather_from(out.logits, tensor, 1), teacher_logits,
-                                           config_.distill.temperature));
-  }
-  PM_CHECK(static_cast<int64_t>(terms.size()) == loss_weights_.numel(), "Trainer: ", terms.size(),
-           " losses for ", loss_weights_.numel(), " weights");
-  objective.total = ops::weighted_sum(terms, loss_weights_);
-  return objective;
 }
 
 void Trainer::update() {

@@ -102,6 +102,8 @@ class Trainer {
   // Forward and backward of the micro-batch in tokens_ and targets_, which begins at `row` of the
   // global batch.
   void micro_step(int64_t row, bool first, bool last, bool with_teacher);
+  Tensor teacher_features() const;
+  Vars logit_losses(const Var& logits, bool with_teacher) const;
   // From the logits where there are any, else from the features.
   Objective loss(const nn::GptOut& out, const Var& features, bool with_teacher) const;
   // Clips, guards and updates, on the device.
