@@ -135,6 +135,7 @@ StepResult Trainer::step() {
 }
 
 StepResult Trainer::step_on(const data::Batch& batch) {
+  plan_memory(batch);
   const auto begin = std::chrono::steady_clock::now();
   const StepPlan plan = schedule_.plan(step_);
   StepResult result;
@@ -143,10 +144,7 @@ StepResult Trainer::step_on(const data::Batch& batch) {
   result.step_tokens = batch.rows * batch.context;
   result.learning_rate = schedule_.learning_rate(plan);
   result.distill_stopped = auto_stop_.stopped();
-  if (teacher_ && result.distill_stopped < 0) {
-    result.distill_weight = moe::distill_weight(config_.distill.schedule, config_.distill.stop_at,
-                                                schedule_.progress(plan));
-  }
+  result.distill_weight = distill_weight(plan);
   result.live = moves_.live(*model_);
   if (mesh_) mesh_->world().fabric()->traffic().clear();
   start_step(batch, result);
@@ -177,6 +175,24 @@ StepResult Trainer::step_on(const data::Batch& batch) {
   return result;
 }
 
+double Trainer::distill_weight(const StepPlan& plan) const {
+  if (!teacher_ || auto_stop_.stopped() >= 0) return 0;
+  return moe::distill_weight(config_.distill.schedule, config_.distill.stop_at,
+                             schedule_.progress(plan));
+}
+
+void Trainer::load_micro_batch(const data::Batch& batch, int64_t row) {
+  const int64_t rows = config_.micro_batch();
+  const auto part = [&](const std::vector<int32_t>& all) {
+    return std::span(all).subspan(static_cast<size_t>(row * batch.context),
+                                  static_cast<size_t>(rows * batch.context));
+  };
+  refill(tokens_, part(batch.tokens), {rows, batch.context}, device_);
+  refill(targets_, part(batch.targets), {rows * batch.context}, device_);
+  const int64_t now[3] = {step_, row, row * batch.context};  // an RngNow
+  if (rng_now_.defined()) refill<int64_t>(rng_now_, now, {3}, device_);
+}
+
 bool Trainer::find_gradients(const data::Batch& batch, bool with_teacher) {
   const int64_t rows = config_.micro_batch();
   // A pass takes neighbouring rows: first those of data rank 0, then of rank 1, … Where sums must
@@ -187,14 +203,7 @@ bool Trainer::find_gradients(const data::Batch& batch, bool with_teacher) {
   for (int64_t pass = 0; pass < batch.rows; pass += rows * ranks) {
     const bool fresh = pass == 0 || layout_sum_;  // gradients start anew
     const int64_t row = layout_sum_ ? own * (batch.rows / ranks / rows) + pass / ranks : pass + own;
-    const auto part = [&](const std::vector<int32_t>& all) {
-      return std::span(all).subspan(static_cast<size_t>(row * batch.context),
-                                    static_cast<size_t>(rows * batch.context));
-    };
-    refill(tokens_, part(batch.tokens), {rows, batch.context}, device_);
-    refill(targets_, part(batch.targets), {rows * batch.context}, device_);
-    const int64_t now[3] = {step_, row, row * batch.context};  // an RngNow
-    if (rng_now_.defined()) refill<int64_t>(rng_now_, now, {3}, device_);
+    load_micro_batch(batch, row);
     run((fresh ? first_graph_ : next_graph_)[with_teacher],
         [&] { micro_step(row, fresh, pass + rows * ranks >= batch.rows, with_teacher); });
     if (layout_sum_) {

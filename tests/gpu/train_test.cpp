@@ -4,6 +4,7 @@
 
 #include <map>
 
+#include "core/cuda_device.h"
 #include "tests/gpu/support.h"
 
 namespace pyramoe {
@@ -189,6 +190,58 @@ TEST(TrainOnGpu, ReplayedStepsDrawAnew) {
     seen.push_back(loss);
   }
   EXPECT_TRUE(trainer.replays_steps());
+}
+
+// By the allocator's count, and by what the driver has handed out: graphs are in it.
+TEST(TrainOnGpu, AStepStaysUnderItsMemoryLimit) {
+  SKIP_WITHOUT_GPU();
+  const test::ScratchFolder scratch;
+  train::RunConfig config = config_of(families()[1], "bf16", scratch.path("run"));
+  config.model.layers = 8;
+  config.model.experts = "(0 4)*4";
+  config.model.dim = 256;
+  config.model.heads = 4;
+  config.model.context = 256;
+  config.model.dropout = 0.1;
+  config.train.batch = 32;
+  config.train.micro_batch = 16;
+  struct Taken {
+    int64_t recomputed = 0, peak = 0, driver = 0;
+    double loss = 0;
+  };
+  constexpr int64_t kPieces = 64 << 20;  // the driver hands out 32 MB at a time, to pool and graphs
+  const auto used = [] {
+    cuda_device::trim(0);
+    return cuda_device::total_bytes(0) - cuda_device::free_bytes(0);
+  };
+  const auto take_steps = [&] {
+    Taken taken;
+    const int64_t held = device_bytes(kGpu), before = used();
+    train::Trainer trainer(config, kGpu);
+    trainer.plan_memory();
+    reset_device_peak_bytes(kGpu);
+    for (int i = 0; i < 5; ++i) taken.loss = trainer.step().loss;
+    EXPECT_TRUE(trainer.replays_steps());
+    taken.peak = device_peak_bytes(kGpu) - held;
+    taken.driver = used() - before;
+    for (const bool again : trainer.model().recomputed()) taken.recomputed += again;
+    return taken;
+  };
+  take_steps();  // the kernels' code is loaded
+  const Taken none = take_steps();
+  config.train.recompute = true;
+  const Taken all = take_steps();
+  config.train.recompute = false;
+  ASSERT_LT(all.peak, none.peak * 3 / 4);
+  for (const int percent : {10, 40, 70, 105}) {
+    const int64_t limit = (all.peak + (none.peak - all.peak) * percent / 100) * 50 / 49;
+    config.train.memory_limit = std::to_string(limit);
+    const Taken taken = take_steps();
+    EXPECT_EQ(taken.loss, none.loss) << percent;
+    EXPECT_LE(taken.peak, limit) << percent;
+    EXPECT_LE(taken.driver, limit + kPieces) << percent;
+    EXPECT_EQ(taken.recomputed == 0, percent > 100) << percent;
+  }
 }
 
 TEST(TrainOnGpu, ARunMovesBetweenDevices) {
