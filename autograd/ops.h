@@ -61,6 +61,15 @@ Var cross_entropy(const Var& logits, const Tensor& target,
 Var head_loss(const Var& x, const Var& weight, const Tensor& target,
               int64_t chunk = 0);  // cross_entropy(linear(x, weight), target): (N, D), (V, D), (N)
                                    // i32 -> (1); logits of `chunk` rows exist at a time, 0 = of all
+struct Teacher {
+  Tensor x, weight;    // features (N, D') and head (V, D'), of the student's dtype
+  double temperature;  // of both softmaxes
+  Tensor share;        // (2) f64, read on the device: what cross-entropy and KD count
+};
+Vars head_distill_loss(
+    const Var& x, const Var& weight, const Tensor& target, const Teacher& teacher,
+    int64_t chunk = 0);  // head_loss with a teacher -> share[0] CE + share[1] KD, which alone has a
+                         // gradient, and the means CE and KD, (1) each
 Var distill_loss(const Var& student, const Tensor& teacher,
                  double temperature);  // mean T^2 KL(teacher || student) -> (1)
 

@@ -92,6 +92,13 @@ void loss_rows(const MemoryOptions& o, Timer& t) {
         [&] { kernels::cross_entropy_in_place(target, o.loss_tokens, logits, loss); });
   t.row("distill_backward", 3 * n,
         [&] { kernels::distill_backward(one, logits, teacher, 2, lse, teacher_lse, logits); });
+  const Tensor share = Tensor::from(std::vector<double>{1, 1}, {2}, t.device);
+  for (const int temperature : {1, 2}) {
+    t.row(temperature == 1 ? "distill_in_place" : "distill_in_place, temperature 2", 3 * n, [&] {
+      kernels::distill_in_place(target, teacher, temperature, share, o.loss_tokens, logits, loss,
+                                lse);
+    });
+  }
 }
 
 void embedding_rows(const MemoryOptions& o, Timer& t) {

@@ -7,6 +7,7 @@
 
 #include <memory>
 
+#include "autograd/ops.h"
 #include "cli/bench_layer.h"
 #include "cli/bench_limits.h"
 #include "cli/bench_memory.h"
@@ -86,6 +87,24 @@ void products(Bench& b) {
   }
 }
 
+// The head with its losses up to the gradient of the logits, as a step has it: without and with a
+// teacher of the same width. The two products behind that gradient have rows of their own.
+void head_losses(Bench& b) {
+  const int64_t n = b.o.tokens, d = b.o.d, v = b.o.vocab;
+  const Var x(b.random({n, d}), true), w(b.random({v, d}, 0.02), true);
+  const ops::Teacher teacher{b.random({n, d}), b.random({v, d}, 0.02), 1,
+                             Tensor::from(std::vector<double>{1, 1}, {2}, b.device)};
+  const Tensor target = Tensor::zeros({n}, DType::i32, b.device);
+  const auto nd = static_cast<double>(n * d), vd = static_cast<double>(v * d),
+             nv = static_cast<double>(n * v);
+  const double flops = 2 * nd * static_cast<double>(v);
+  const std::string size = fmt::format(" {} x {} x {}", n, d, v);
+  b.row("head and loss" + size, b.size() * (nd + vd + 3 * nv), flops,
+        [&] { ops::head_loss(x, w, target); });
+  b.row("head and loss with a teacher" + size, b.size() * (2 * (nd + vd) + 5 * nv), 2 * flops,
+        [&] { ops::head_distill_loss(x, w, target, teacher); });
+}
+
 void memory_bound(Bench& b) {
   MemoryOptions options;
   options.d = b.o.d, options.loss_tokens = b.o.tokens, options.vocab = b.o.vocab;
@@ -128,6 +147,7 @@ void bench_ops(const OpsOptions& options) {
                b.limits.gemm_flops * 1e-12);
   }
   products(b);
+  head_losses(b);
   attention(b);
   memory_bound(b);
   if (!options.json) return;

@@ -47,6 +47,7 @@ foreach(source ${workshop_sources})
     $<TARGET_OBJECTS:pm_cuda>)
   target_include_directories(workshop_${name} PRIVATE ${CMAKE_SOURCE_DIR})
   target_compile_options(workshop_${name} PRIVATE ${cuda_options})
+  target_compile_definitions(workshop_${name} PRIVATE PYRAMOE_CUDA)
   target_link_libraries(workshop_${name} PRIVATE CUDA::cudart_static CUDA::cublas CUDA::cublasLt
     fmt::fmt Threads::Threads)
   set_target_properties(workshop_${name} PROPERTIES LINKER_LANGUAGE CXX)

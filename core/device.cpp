@@ -114,8 +114,9 @@ namespace {
   fail(Exit::memory, "out of memory on ", to_string(device), ": ", bytes, " bytes asked for, ", now,
        " held by tensors, ", cuda_device::free_bytes(device.index), " free of ",
        cuda_device::total_bytes(device.index),
-       "; lower train.micro_batch (gradients accumulate over train.batch), set train.recompute = ",
-       "true, use train.dtype = \"bf16\", or lower model.context or the model's size");
+       "; lower train.micro_batch (gradients accumulate over train.batch), set train.memory_limit ",
+       "or train.recompute = true, use train.dtype = \"bf16\", or lower model.context or the "
+       "model's size");
 }
 
 void* host_alloc(int64_t bytes) {

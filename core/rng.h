@@ -35,11 +35,30 @@ enum class RngPurpose : uint32_t {
   expert_split = 12,
 };
 
+// Which numbers come next, in work that a GPU replays: the host writes it to device memory before
+// each replay, and kernels add it to the step and the first row that they were recorded with.
+struct RngNow {
+  int64_t step = 0;
+  int64_t first_sequence = 0;  // of the global batch
+  int64_t first_row = 0;       // the same, in tokens
+};
+
 struct RngKey {
   uint64_t seed = 0;
   RngPurpose purpose = RngPurpose::test;
   uint32_t step = 0;   // optimizer step (all micro-batches of a step use distinct element ids)
   uint32_t layer = 0;  // layer, or any other small number that tells streams apart
+  const RngNow* now = nullptr;  // device memory; null on the CPU, where nothing is replayed
+
+  // For kernels of the device that `now` lies on: the key of this moment, and what to add to the
+  // first row and the first sequence.
+  PM_HOST_DEVICE RngKey at_this_step() const {
+    RngKey key = *this;
+    if (now) key.step += static_cast<uint32_t>(now->step);
+    return key;
+  }
+  PM_HOST_DEVICE int64_t rows_before() const { return now ? now->first_row : 0; }
+  PM_HOST_DEVICE int64_t sequences_before() const { return now ? now->first_sequence : 0; }
 };
 
 struct Philox4 {

@@ -45,6 +45,7 @@ attention::Drop drop(const AttentionDropout& dropout, const Sizes& s) {
   d.factor = static_cast<float>(1 / (1 - dropout.p));
   d.key = dropout.key;
   d.first_head = static_cast<uint64_t>(dropout.first_sequence * s.heads);
+  d.heads = static_cast<uint64_t>(s.heads);
   d.tokens = static_cast<uint64_t>(s.tokens);
   return d;
 }

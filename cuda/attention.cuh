@@ -27,13 +27,16 @@ struct Drop {
   float factor = 1;
   RngKey key{};
   uint64_t first_head = 0;  // first_sequence * H
+  uint64_t heads = 0;
   uint64_t tokens = 0;
 
   __device__ bool on() const { return threshold != 0; }
   // 1 / (1 - p) or 0, for head `head` = b * H + h of this call.
   __device__ float operator()(uint64_t head, uint64_t query, uint64_t at_key) const {
-    const uint64_t id = ((first_head + head) * tokens + query) * tokens + at_key;
-    return random_u32(key, id) >> 8 >= threshold ? factor : 0.0f;
+    const uint64_t global =
+        static_cast<uint64_t>(key.sequences_before()) * heads + first_head + head;
+    const uint64_t id = (global * tokens + query) * tokens + at_key;
+    return random_u32(key.at_this_step(), id) >> 8 >= threshold ? factor : 0.0f;
   }
 };
 

@@ -8,6 +8,28 @@
 
 namespace pyramoe::gpu {
 
+// Adds rows begin, begin + 8, ... below `end` of N neighbouring columns, in order, eight loads
+// under way: the share of one of a block's eight warps.
+inline constexpr int kStripWarps = 8, kStripLoads = 8;
+template <int N, class T>
+__device__ __forceinline__ void sum_strip(const T* x, int64_t begin, int64_t end, int64_t d,
+                                          float (&sum)[N]) {
+  for (int64_t row = begin; row < end; row += kStripWarps * kStripLoads) {
+    Pieces<T, N> in[kStripLoads];
+#pragma unroll
+    for (int u = 0; u < kStripLoads; ++u) {
+      if (row + u * kStripWarps < end) in[u].load(x + (row + u * kStripWarps) * d);
+    }
+#pragma unroll
+    for (int u = 0; u < kStripLoads; ++u) {
+      if (row + u * kStripWarps < end) {
+#pragma unroll
+        for (int i = 0; i < N; ++i) sum[i] += in[u][i];
+      }
+    }
+  }
+}
+
 // y[j] (+)= sum over p of parts[p * width + j], for the d columns of one output; blockIdx.y picks
 // it. 32 threads share a column, each with eight loads on their way: there is little else to do.
 template <class Y>

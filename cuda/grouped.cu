@@ -1,11 +1,13 @@
 // CUDA twins of the grouped products in core/kernels/matmul.h: shapes checked, then one launch.
 //
 // bf16 of widths that are multiples of 8 goes to wgmma on Hopper (grouped_hopper.cu); the rest, and
-// all of it with PYRAMOE_PORTABLE=1, to grouped_portable.cu. Offsets stay on the device, unread.
+// all of it with PYRAMOE_PORTABLE=1, to grouped_portable.cu; a forward product of very few rows,
+// as in decoding, to matvec.cu. Offsets stay on the device, unread.
 #include "cuda/grouped.h"
 
 #include "core/kernels/matmul.h"
 #include "cuda/launch.cuh"
+#include "cuda/matvec.h"
 
 namespace pyramoe::kernels::cuda {
 namespace {
@@ -49,6 +51,7 @@ Product sizes(const char* op, Form form, const Tensor& rows, const Tensor& offse
 }
 
 void run(const Product& p) {
+  if (gpu::few_rows(p)) return;
   if (gpu::has_hopper_kernels() && gpu::grouped::fits_hopper(p)) {
     gpu::grouped::hopper(p, gpu::multiprocessors(), gpu::stream());
   } else {

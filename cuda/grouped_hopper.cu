@@ -1,125 +1,50 @@
 // The grouped products on Hopper: a persistent kernel of three warpgroups a multiprocessor.
 //
 // One producer warp keeps a ring of four stages full by bulk copies (TMA); two consumer warpgroups
-// multiply them with wgmma, 64 rows of a 128 x 256 tile of C each, with 128 sums a thread. A block
-// walks the tiles blockIdx, blockIdx + gridDim, ... of the list in grouped.cuh, so while the
-// consumers write one tile out, the producer already fetches the next. Why it is fast: 85 FLOP per
-// byte from L2 at this tile; no operand is ever copied or transposed (what does not run along k
-// goes to wgmma as an MN-major operand); neighbouring blocks work on the same weight tile, so HBM
-// sees each weight once; finishing (bias, GELU) costs no pass over memory. Ragged ends: rows beyond
-// a segment in A only spoil rows of C that are not stored; in dw, where k runs over rows, they are
-// zeroed in shared memory; stores check each row.
-#include "cuda/grouped.cuh"
-#include "cuda/grouped.h"
-#include "cuda/grouped_epilogue.cuh"
-#include "cuda/hopper.cuh"
+// multiply them with wgmma, 64 rows of a 128 x 256 tile of C each, with 128 sums a thread. While
+// they write one tile out, the producer already fetches the next. Why it is fast: no operand is
+// ever copied or transposed (what does not run along k goes to wgmma as an MN-major operand);
+// blocks share weight tiles, in L2 and on the way from there (grouped_hopper.cuh); finishing (bias,
+// GELU) costs no pass over memory. Ragged ends: rows beyond a segment in A only spoil rows of C
+// that are not stored; in dw, where k runs over rows, they are zeroed in shared memory; stores
+// check each row. What else a tile's end reads must be asked for long before: the ring keeps so
+// many bytes on their way that a load waits for microseconds. So pre comes through the ring, as one
+// stage a consumer behind the last k, and a bias is read first.
+#include "cuda/grouped_hopper.cuh"
 
 namespace pyramoe::gpu::grouped {
 namespace {
 
 using namespace hopper;
 
-constexpr int kBlockBytes = 64 * 128;      // a box of 64 lines
-constexpr int kABytes = 2 * kBlockBytes;   // 128 rows x 64 k
-constexpr int kBBytes = 4 * kBlockBytes;   // 256 columns x 64 k
-constexpr int kStage = kABytes + kBBytes;  // 48 KiB
-constexpr int kStages = 4;
-constexpr int kThreads = 3 * 128;            // producer, two consumers
-[[maybe_unused]] constexpr int kGroup = 16;  // row tiles that share a weight tile in a row
+using Place = Ring<kStages>;
 
-struct Shared {  // in dynamic shared memory, on a 1024-byte border
-  uint8_t stages[kStages][kStage];
-  uint8_t staging[8][kStagingBytes];  // a consumer warp's output
-  uint64_t full[kStages], empty[kStages];
-  int before[1];  // (E + 1): row tiles of the experts before
-};
-
-// A tile of C: rows [row, end) of at most 128 of them, columns from `column`.
-struct Tile {
-  int expert;
-  int row, end;  // in C's lines; `end` is where the segment or the expert's weight ends
-  int column;
-  int first, depth;  // where k starts (dw: the segment), and its length
-};
-
-template <Form F>
-struct Walk {
-  const Product& p;
-  const int* before;
-  int columns, rows_of_dw, next, total;  // tiles along C's columns; row tiles of one dw_e
-  int expert = 0;
-  __device__ Walk(const Product& product, const int* row_tiles)
-      : p(product), before(row_tiles), next(static_cast<int>(blockIdx.x)) {
-    const auto width = static_cast<int>(F == Form::forward ? p.m : p.k);
-    columns = (width + kTileColumns - 1) / kTileColumns;
-    rows_of_dw = (static_cast<int>(p.m) + kTileRows - 1) / kTileRows;
-    const auto experts = static_cast<int>(p.experts);
-    total = columns * (F == Form::dw ? experts * rows_of_dw : before[experts]);
-  }
-  // The block's next tile, or false at the end of the list.
-  __device__ bool take(Tile& t) {
-    if (next >= total) return false;
-    int in, rows;  // number within the expert, and its row tiles
-    if constexpr (F == Form::dw) {
-      rows = rows_of_dw;
-      expert = next / (rows * columns), in = next - expert * rows * columns;
-    } else {
-      while (next >= before[expert + 1] * columns) ++expert;
-      rows = before[expert + 1] - before[expert], in = next - before[expert] * columns;
-    }
-    next += static_cast<int>(gridDim.x);
-    // Groups of row tiles, in a group column by column: the weight tile stays in L2, and so does
-    // what the group reads of A.
-    const int group = in / (kGroup * columns), left = in - group * kGroup * columns;
-    const int size = min(kGroup, rows - group * kGroup);
-    const int column = left / size, row = group * kGroup + left - column * size;
-    const int first = p.offsets[expert], last = p.offsets[expert + 1];
-    t.expert = expert, t.column = column * kTileColumns;
-    if constexpr (F == Form::dw) {
-      t.row = row * kTileRows, t.end = static_cast<int>(p.m);
-      t.first = first, t.depth = last - first;
-    } else {
-      t.row = first + row * kTileRows, t.end = last;
-      t.first = 0, t.depth = static_cast<int>(F == Form::forward ? p.k : p.m);
-    }
-    return true;
-  }
-};
-
-// One thread fills the ring. Boxes of A are {64, 64}: rows by k or, for dw, k by rows of C.
-template <Form F>
-__device__ void produce(const Product& p, const CUtensorMap* a, const CUtensorMap* b, Shared& s) {
-  Ring<kStages> ring;
+// One thread fills the ring.
+template <Form F, Finish E>
+__device__ void produce(const Product& p, const CUtensorMap* a, const CUtensorMap* b,
+                        const CUtensorMap* pre, Shared& s) {
+  Place ring;
   Walk<F> walk(p, s.before);
   Tile t;
   while (walk.take(t)) {
-    const bool half = t.end - t.row <= 64;  // the second consumer has nothing to do
     for (int k = 0; k < t.depth; k += 64, ring.next()) {
-      uint64_t* full = &s.full[ring.stage];
-      uint8_t* to = s.stages[ring.stage];
       barrier_wait(&s.empty[ring.stage], ring.parity ^ 1);
-      barrier_expect(full, kStage - (half ? kBlockBytes : 0));
-      for (int i = 0; i < (half ? 1 : 2); ++i) {
-        if constexpr (F == Form::dw) {
-          tma_load(to + i * kBlockBytes, a, full, t.row + 64 * i, t.first + k);
-        } else {
-          tma_load(to + i * kBlockBytes, a, full, k, t.row + 64 * i);
-        }
-      }
-      to += kABytes;
-      if constexpr (F == Form::forward) {
-        tma_load(to, b, full, k, t.column, t.expert);
-      } else {
-        for (int i = 0; i < 4; ++i) {
-          if constexpr (F == Form::dx) {
-            tma_load(to + i * kBlockBytes, b, full, t.column + 64 * i, k, t.expert);
-          } else {
-            tma_load(to + i * kBlockBytes, b, full, t.column + 64 * i, t.first + k);
-          }
+      load_stage<F>(s.stages[ring.stage], a, b, &s.full[ring.stage], t, k, walk.rank);
+    }
+    if constexpr (E == Finish::gelu_backward) {
+      for (int group = 0; group < 2; ++group, ring.next()) {
+        const int boxes = t.row + 64 * group < t.end ? kColumnBoxes : 0;
+        uint64_t* full = &s.full[ring.stage];
+        barrier_wait(&s.empty[ring.stage], ring.parity ^ 1);
+        barrier_expect(full, boxes * kBoxBytes);
+        for (int i = 0; i < boxes; ++i) {
+          tma_load(s.stages[ring.stage] + i * kBoxBytes, pre, full, t.column + 64 * i,
+                   t.row + 64 * group, 0);
         }
       }
     }
   }
+  if constexpr (kBlocks<F> == 2) wait_for_all(s, ring);
 }
 
 // dw: the lines of a stage beyond the segment's end become zero, in all six boxes. The sum of what
@@ -127,9 +52,9 @@ __device__ void produce(const Product& p, const CUtensorMap* a, const CUtensorMa
 [[maybe_unused]] __device__ __forceinline__ void zero_lines(uint8_t* stage, int from) {
   const int thread = static_cast<int>(threadIdx.x) - 128;
   const int vectors = (64 - from) * 8;  // of 16 bytes, in one box
-  for (int i = thread; i < 6 * vectors; i += 256) {
+  for (int i = thread; i < (kRowBoxes + kColumnBoxes) * vectors; i += 256) {
     const int box = i / vectors, at = i - box * vectors;
-    *reinterpret_cast<uint4*>(stage + box * kBlockBytes + from * 128 + at * 16) = uint4{};
+    *reinterpret_cast<uint4*>(stage + box * kBoxBytes + from * 128 + at * 16) = uint4{};
   }
   fence_async_proxy();
   named_barrier_sync(1, 256);
@@ -144,109 +69,138 @@ __device__ __forceinline__ void multiply_stage(float (&sum)[128], uint32_t a, ui
   wgmma_fence();
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
-    wgmma<major_a, major_b>(sum, tile_descriptor<major_a>(a + k * step_a, kBlockBytes),
-                            tile_descriptor<major_b>(b + k * step_b, kBlockBytes), !first || k > 0);
+    wgmma<major_a, major_b>(sum, tile_descriptor<major_a>(a + k * step_a, kBoxBytes),
+                            tile_descriptor<major_b>(b + k * step_b, kBoxBytes), !first || k > 0);
   }
   wgmma_commit();
 }
 
+// The sums of a tile: runs over its stages, each given back when nobody reads it any more.
+template <Form F>
+__device__ __forceinline__ void multiply_tile(float (&sum)[128], const Tile& t, Shared& s,
+                                              Place& ring, int group, bool idle) {
+  int held = -1;  // the stage that the products under way still read
+  for (int k = 0; k < t.depth; k += 64, ring.next()) {
+    barrier_wait(&s.full[ring.stage], ring.parity);
+    if constexpr (F == Form::dw) {
+      if (t.depth - k < 64) zero_lines(s.stages[ring.stage], t.depth - k);
+    }
+    if (!idle) {
+      const uint32_t stage = shared_address(s.stages[ring.stage]);
+      multiply_stage<F>(sum, stage + static_cast<uint32_t>(group * kBoxBytes),
+                        stage + kRowBoxes * kBoxBytes, k == 0);
+      wgmma_wait<1>();
+    }
+    if (held >= 0) give_back<F>(s, held);
+    held = ring.stage;
+  }
+  wgmma_wait<0>();
+  if (held >= 0) give_back<F>(s, held);
+  if (F == Form::dw && t.depth == 0) {
+#pragma unroll
+    for (int i = 0; i < 128; ++i) sum[i] = 0;
+  }
+  wgmma_touch(sum);
+}
+
+// The stage that holds this warpgroup's rows of pre; the other one goes back unread.
+template <Form F>
+__device__ __forceinline__ int take_pre(Shared& s, Place& ring, int group) {
+  int mine = 0;
+  for (int i = 0; i < 2; ++i, ring.next()) {
+    barrier_wait(&s.full[ring.stage], ring.parity);
+    if (i == group) {
+      mine = ring.stage;
+    } else {
+      give_back<F>(s, ring.stage);
+    }
+  }
+  return mine;
+}
+
 template <Form F, Finish E, class TC>
-__device__ void consume(const Product& p, Shared& s) {
+__device__ void consume(const Product& p, const CUtensorMap* c, Shared& s) {
   const int group = static_cast<int>(threadIdx.x) / 128 - 1;  // 0 or 1: 64 rows each
-  const int warp = static_cast<int>(threadIdx.x) / 32 - 4;
-  const bool speaker = threadIdx.x % 32 == 0;  // a stage is free when all eight warps say so
-  Ring<kStages> ring;
+  Exit exit{s.slots[group], group, static_cast<int>(threadIdx.x) / 32 % 4, threadIdx.x % 128 == 0};
+  Place ring;
   Walk<F> walk(p, s.before);
   Tile t;
   while (walk.take(t)) {
     float sum[128];
-    const bool idle = t.row + 64 * group >= t.end;
-    int held = -1;  // the stage that the products under way still read
-    for (int k = 0; k < t.depth; k += 64, ring.next()) {
-      barrier_wait(&s.full[ring.stage], ring.parity);
-      if constexpr (F == Form::dw) {
-        if (t.depth - k < 64) zero_lines(s.stages[ring.stage], t.depth - k);
-      }
-      if (!idle) {
-        const uint32_t stage = shared_address(s.stages[ring.stage]);
-        multiply_stage<F>(sum, stage + static_cast<uint32_t>(group * kBlockBytes), stage + kABytes,
-                          k == 0);
-        wgmma_wait<1>();
-      }
-      if (held >= 0 && speaker) barrier_arrive(&s.empty[held]);
-      held = ring.stage;
+    const int row = t.row + 64 * group;
+    const bool idle = row >= t.end;
+    [[maybe_unused]] Bias bias;
+    if constexpr (F == Form::forward) bias.load(p, t.expert, t.column);
+    multiply_tile<F>(sum, t, s, ring, group, idle);
+    if constexpr (E == Finish::gelu_backward) {
+      const int pre = take_pre<F>(s, ring, group);
+      if (!idle) store_tile<F, E>(p, sum, exit, s.stages[pre], row, t.end, t.column);
+      __syncwarp();
+      give_back<F>(s, pre);
+      continue;
     }
-    wgmma_wait<0>();
-    if (held >= 0 && speaker) barrier_arrive(&s.empty[held]);
     if (idle) continue;
-    if (F == Form::dw && t.depth == 0) {
-#pragma unroll
-      for (int i = 0; i < 128; ++i) sum[i] = 0;
-    }
-    wgmma_touch(sum);
-    const int row = t.row + 16 * warp;
+    if constexpr (F == Form::forward) bias.add(sum);
     if constexpr (F == Form::dw) {
-      const int64_t base = static_cast<int64_t>(t.expert) * p.m;
-      store_tile<F, E, TC>(p, sum, s.staging[warp], base + row, base + t.end, t.column, t.expert);
+      if (p.accumulate && t.depth == 0) continue;
+      if (sizeof(TC) == 4 || p.accumulate) {
+        send_tile<F, TC>(p, c, sum, exit, row, t.column, t.expert);
+      } else {
+        const int64_t base = static_cast<int64_t>(t.expert) * p.m;
+        store_tile<F, E>(p, sum, exit, nullptr, base + row, base + t.end, t.column);
+      }
+    } else if (E == Finish::plain && row + 64 <= t.end) {
+      send_tile<F, TC>(p, c, sum, exit, row, t.column, 0);
     } else {
-      store_tile<F, E, TC>(p, sum, s.staging[warp], row, t.end, t.column, t.expert);
+      store_tile<F, E>(p, sum, exit, nullptr, row, t.end, t.column);
     }
   }
+  if (exit.speaker) tma_store_wait_read<0>();
 }
 
 template <Form F, Finish E, class TC>
-__global__ __launch_bounds__(kThreads,
-                             1) void hopper_kernel(const Product p,
-                                                   const __grid_constant__ CUtensorMap a,
-                                                   const __grid_constant__ CUtensorMap b) {
+__global__ __launch_bounds__(kHopperThreads, 1)  //
+    void hopper_kernel(const Product p, const __grid_constant__ CUtensorMap a,
+                       const __grid_constant__ CUtensorMap b,
+                       const __grid_constant__ CUtensorMap c) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) uint8_t memory[];
   Shared& s = *reinterpret_cast<Shared*>(memory);
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < kStages; ++i) barrier_init(&s.full[i], 1), barrier_init(&s.empty[i], 8);
-    fence_barrier_init();
-    prefetch_map(&a);
-    prefetch_map(&b);
-  }
-  if (F != Form::dw && threadIdx.x < 32) {
-    count_row_tiles(p.offsets, static_cast<int>(p.experts), kTileRows, s.before);
-  }
-  __syncthreads();
+  set_up<F>(p, s, &a, &b, &c);
   if (threadIdx.x < 128) {
     release_registers<40>();
-    if (threadIdx.x == 0) produce<F>(p, &a, &b, s);
+    if (threadIdx.x == 0) produce<F, E>(p, &a, &b, &c, s);
   } else {
     take_registers<232>();
-    consume<F, E, TC>(p, s);
+    consume<F, E, TC>(p, &c, s);
   }
 #endif
 }
 
-// ---- host
-
-CUtensorMap rows_map(const void* data, int64_t rows, int64_t width) {
-  return tensor_map(data, std::array{width, rows}, std::array{width * 2}, std::array{64, 64});
-}
-CUtensorMap weight_map(const Product& p, int lines) {
-  return tensor_map(p.b, std::array{p.k, p.m, p.experts}, std::array{p.k * 2, p.m * p.k * 2},
-                    std::array{64, lines, 1});
-}
-
+// One block a multiprocessor, but no more than there may be tiles.
 template <Form F, Finish E, class TC>
 void launch(const Product& p, int multiprocessors, cudaStream_t stream) {
   const bool forward = F == Form::forward;
   const CUtensorMap a = rows_map(p.a, p.rows, forward ? p.k : p.m);
-  const CUtensorMap b =
-      F == Form::dw ? rows_map(p.b, p.rows, p.k) : weight_map(p, forward ? kTileColumns : 64);
+  const CUtensorMap b = F == Form::dw ? rows_map(p.b, p.rows, p.k) : weight_map(p);
+  const CUtensorMap c = result_map<TC>(p, E == Finish::gelu_backward ? p.pre : p.c);
   const int64_t columns = ceil_div(forward ? p.m : p.k, kTileColumns);
   const int64_t rows = F == Form::dw ? p.experts * ceil_div(p.m, kTileRows)
                                      : p.rows / kTileRows + p.experts;  // at most
+  const int64_t clusters =
+      std::min<int64_t>(columns * rows, std::max(1, multiprocessors / kBlocks<F>));
   const auto kernel = hopper_kernel<F, E, TC>;
-  const int bytes = static_cast<int>(sizeof(Shared) + static_cast<size_t>(p.experts) * 4);
-  allow_shared_memory(reinterpret_cast<const void*>(kernel), bytes);
-  const auto blocks = static_cast<unsigned>(std::min<int64_t>(columns * rows, multiprocessors));
-  kernel<<<blocks, kThreads, static_cast<size_t>(bytes), stream>>>(p, a, b);
-  PM_LAUNCHED();
+  const size_t bytes = sizeof(Shared) + static_cast<size_t>(p.experts) * 4;
+  allow_shared_memory(reinterpret_cast<const void*>(kernel), static_cast<int>(bytes));
+  cudaLaunchAttribute together{};
+  together.id = cudaLaunchAttributeClusterDimension;
+  together.val.clusterDim = {kBlocks<F>, 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(clusters * kBlocks<F>));
+  config.blockDim = dim3(kHopperThreads);
+  config.dynamicSmemBytes = bytes, config.stream = stream;
+  config.attrs = &together, config.numAttrs = kBlocks<F> == 2 ? 1 : 0;
+  PM_CUDA(cudaLaunchKernelEx(&config, kernel, p, a, b, c));
 }
 
 }  // namespace
@@ -254,7 +208,7 @@ void launch(const Product& p, int multiprocessors, cudaStream_t stream) {
 bool fits_hopper(const Product& p) {
   const auto aligned = [](const void* x) { return reinterpret_cast<uintptr_t>(x) % 16 == 0; };
   return p.bf16 && p.m > 0 && p.k > 0 && p.rows > 0 && p.experts > 0 && p.m % 8 == 0 &&
-         p.k % 8 == 0 && p.experts <= kMostExperts && !(p.wide && p.form == Form::dx) &&
+         p.k % 8 == 0 && p.experts <= kMostHopperExperts && !(p.wide && p.form == Form::dx) &&
          aligned(p.a) && aligned(p.b) && aligned(p.c) && aligned(p.pre) && aligned(p.extra) &&
          aligned(p.bias) &&
          (p.rows / kTileRows + p.experts) * ceil_div(std::max(p.m, p.k), kTileColumns) < (1 << 30);

@@ -3,6 +3,7 @@
 // Both are bound by memory. The number of rows comes from the offsets on the device; grids follow
 // from shapes, and blocks without rows leave at once.
 #include "core/kernels/matmul.h"
+#include "cuda/column_sums.cuh"
 #include "cuda/gelu.cuh"
 #include "cuda/grouped.h"
 #include "cuda/launch.cuh"
@@ -11,28 +12,28 @@
 namespace pyramoe::gpu::grouped {
 namespace {
 
-constexpr int kColumns = 32, kRowLanes = 16;  // a block sums 32 columns with 16 rows under way
-
-// Lane i adds rows i, i + 16, ... in order; lane 0 then adds the lanes in order.
-template <class T, class TC>
-__global__ __launch_bounds__(kColumns* kRowLanes) void column_sums_kernel(const ColumnSums p) {
-  __shared__ float part[kRowLanes][kColumns];
-  const int column = static_cast<int>(threadIdx.x), lane = static_cast<int>(threadIdx.y);
-  const int64_t e = blockIdx.y, m = static_cast<int64_t>(blockIdx.x) * kColumns + column;
-  const int64_t end = p.offsets[e + 1];
-  float sum = 0;
-  if (m < p.m) {
-    const T* dy = static_cast<const T*>(p.dy) + m;
-#pragma unroll 8
-    for (int64_t r = p.offsets[e] + lane; r < end; r += kRowLanes) sum += to_float(dy[r * p.m]);
+// A block sums 32 * N columns of an expert: its 8 warps take every eighth row and are then added in
+// order.
+template <int N, class T, class TC>
+__global__ __launch_bounds__(256) void column_sums_kernel(const ColumnSums p) {
+  __shared__ float sums[kStripWarps][32 * N];
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int64_t e = blockIdx.y, first = static_cast<int64_t>(blockIdx.x) * 32 * N;
+  const int64_t column = first + lane * N;
+  float sum[N] = {};
+  if (column < p.m) {
+    sum_strip(static_cast<const T*>(p.dy) + column, int64_t{p.offsets[e]} + warp,
+              int64_t{p.offsets[e + 1]}, p.m, sum);
   }
-  part[lane][column] = sum;
+#pragma unroll
+  for (int i = 0; i < N; ++i) sums[warp][i * 32 + lane] = sum[i];
   __syncthreads();
-  if (lane != 0 || m >= p.m) return;
-  TC* db = static_cast<TC*>(p.db) + e * p.m + m;
+  const int k = static_cast<int>(threadIdx.x);
+  if (k >= 32 * N || first + k >= p.m) return;
+  TC* db = static_cast<TC*>(p.db) + e * p.m + first + k;
   float total = p.accumulate ? to_float(*db) : 0.0f;
 #pragma unroll
-  for (int i = 0; i < kRowLanes; ++i) total += part[i][column];
+  for (int w = 0; w < kStripWarps; ++w) total += sums[w][(k % N) * 32 + k / N];
   *db = from_float<TC>(total);
 }
 
@@ -60,13 +61,23 @@ __global__ __launch_bounds__(kThreads) void gelu_backward_kernel(const T* dy, co
 }  // namespace
 
 void column_sums(const ColumnSums& p, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>(ceil_div(p.m, kColumns)), static_cast<unsigned>(p.experts));
-  if (grid.x == 0 || grid.y == 0) return;
-  const auto kernel = !p.bf16  ? column_sums_kernel<float, float>
-                      : p.wide ? column_sums_kernel<Bf16, float>
-                               : column_sums_kernel<Bf16, Bf16>;
-  kernel<<<grid, dim3(kColumns, kRowLanes), 0, stream>>>(p);
-  PM_LAUNCHED();
+  const auto launch = [&]<class T, class TC>() {
+    constexpr int kPack = 16 / sizeof(T);
+    const bool packs = rows_aligned(static_cast<const T*>(p.dy), p.m);
+    const dim3 grid(static_cast<unsigned>(ceil_div(p.m, packs ? 32 * kPack : 32)),
+                    static_cast<unsigned>(p.experts));
+    if (grid.x == 0 || grid.y == 0) return;
+    const auto kernel = packs ? column_sums_kernel<kPack, T, TC> : column_sums_kernel<1, T, TC>;
+    kernel<<<grid, 256, 0, stream>>>(p);
+    PM_LAUNCHED();
+  };
+  if (!p.bf16) {
+    launch.template operator()<float, float>();
+  } else if (p.wide) {
+    launch.template operator()<Bf16, float>();
+  } else {
+    launch.template operator()<Bf16, Bf16>();
+  }
 }
 
 }  // namespace pyramoe::gpu::grouped

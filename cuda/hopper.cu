@@ -29,7 +29,7 @@ Encode encode_function() {
 }  // namespace
 
 CUtensorMap tensor_map(const void* data, int rank, const int64_t* sizes, const int64_t* strides,
-                       const int* box, Swizzle swizzle) {
+                       const int* box, Swizzle swizzle, Element element) {
   PM_CHECK(rank >= 1 && rank <= 5, "tensor_map: 1 to 5 axes, got ", rank);
   cuuint64_t size[5], stride[5] = {};
   cuuint32_t part[5], step[5];
@@ -40,8 +40,10 @@ CUtensorMap tensor_map(const void* data, int rank, const int64_t* sizes, const i
   }
   CUtensorMap map;
   const CUresult result = encode_function()(
-      &map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, static_cast<cuuint32_t>(rank),
-      const_cast<void*>(data), size, stride, part, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      &map,
+      element == Element::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+      static_cast<cuuint32_t>(rank), const_cast<void*>(data), size, stride, part, step,
+      CU_TENSOR_MAP_INTERLEAVE_NONE,
       swizzle == Swizzle::none ? CU_TENSOR_MAP_SWIZZLE_NONE : CU_TENSOR_MAP_SWIZZLE_128B,
       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   PM_CHECK(result == CUDA_SUCCESS, "tensor_map: the driver refused a tensor of ", rank,

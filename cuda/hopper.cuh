@@ -192,6 +192,16 @@ __device__ __forceinline__ void tma_store(const CUtensorMap* map, const void* fr
       "r"(shared_address(from)), "r"(x), "r"(y), "r"(z), "r"(w)
       : "memory");
 }
+// Adds to what the box holds, in the tensor's type, instead of replacing it: one addition an
+// element.
+__device__ __forceinline__ void tma_add(const CUtensorMap* map, const void* from, int x, int y,
+                                        int z) {
+  asm volatile(
+      "cp.reduce.async.bulk.tensor.3d.global.shared::cta.add.bulk_group [%0, {%2, %3, %4}], "
+      "[%1];" ::"l"(map),
+      "r"(shared_address(from)), "r"(x), "r"(y), "r"(z)
+      : "memory");
+}
 __device__ __forceinline__ void tma_store_commit() {
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
@@ -235,17 +245,20 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
 // ---- host: tensor maps
 
 enum class Swizzle { none, bytes128 };
-// A bf16 tensor at `data` (16-byte aligned) with `sizes` elements, fastest axis first; `strides`
-// are the bytes between neighbours along axes 1, 2, ... (multiples of 16), `box` the part one copy
-// moves (its first axis at most 64 with the swizzle). Pass the result to a kernel by value, as
+enum class Element { bf16, f32 };
+// A tensor at `data` (16-byte aligned) with `sizes` elements, fastest axis first; `strides` are the
+// bytes between neighbours along axes 1, 2, ... (multiples of 16), `box` the part one copy moves
+// (its first axis at most 128 bytes with the swizzle). Pass the result to a kernel by value, as
 // `const __grid_constant__ CUtensorMap`.
 CUtensorMap tensor_map(const void* data, int rank, const int64_t* sizes, const int64_t* strides,
-                       const int* box, Swizzle swizzle = Swizzle::bytes128);
+                       const int* box, Swizzle swizzle = Swizzle::bytes128,
+                       Element element = Element::bf16);
 template <size_t N>
 CUtensorMap tensor_map(const void* data, const std::array<int64_t, N>& sizes,
                        const std::array<int64_t, N - 1>& strides, const std::array<int, N>& box,
-                       Swizzle swizzle = Swizzle::bytes128) {
-  return tensor_map(data, static_cast<int>(N), sizes.data(), strides.data(), box.data(), swizzle);
+                       Swizzle swizzle = Swizzle::bytes128, Element element = Element::bf16) {
+  return tensor_map(data, static_cast<int>(N), sizes.data(), strides.data(), box.data(), swizzle,
+                    element);
 }
 
 }  // namespace pyramoe::gpu::hopper

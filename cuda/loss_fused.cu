@@ -4,39 +4,16 @@
 // GPT-2's vocabulary in bf16. Here a block keeps its row in shared memory between the two (100 KB;
 // two rows fit a multiprocessor), so the first read is the only one: 3.3 GB.
 //
-// A thread owns every kThreads-th pack of the row: it alone copies it in (cp.async, 16 bytes), sums
-// its exponentials as it arrives, turns it into the gradient and, at once, asks for the next row's
-// pack in the same place. No barrier guards the data, only the one sum over the block does, and the
-// memory bus has always a row on its way in and one on its way out.
+// Exponentials are summed as the row arrives; where a pack has become gradient, the next row's is
+// asked for at once (cuda/loss_kept.cuh), so the memory bus has always a row on its way in and one
+// on its way out.
 #include "core/kernels/loss.h"
-#include "cuda/loss.cuh"
+#include "cuda/loss_kept.cuh"
 
 namespace pyramoe::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
-constexpr int kParts = 4;  // a row is waited for in quarters
-
-// Shared memory of the current device: most for a block, and of a multiprocessor.
-int shared_bytes(cudaDeviceAttr which) {
-  int device = 0, bytes = 0;
-  PM_CUDA(cudaGetDevice(&device));
-  PM_CUDA(cudaDeviceGetAttribute(&bytes, which, device));
-  return bytes;
-}
-constexpr int kReserved = 2048;  // of a block's shared memory, for the sums and for the system
-
-__device__ __forceinline__ void copy_async(void* shared, const void* global) {
-  const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
-}
-__device__ __forceinline__ void commit_copies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-template <int kPending>
-__device__ __forceinline__ void wait_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
 
 template <class T>
 struct Fused {
@@ -48,16 +25,6 @@ struct Fused {
   float* loss;
 };
 
-// f(pack) for this thread's packs of one part of a row.
-template <class F>
-__device__ __forceinline__ void each_pack(int part, int packs, const F& f) {
-  const int laps = (packs + kThreads - 1) / kThreads, in_part = (laps + kParts - 1) / kParts;
-  const int begin = part * in_part * kThreads + static_cast<int>(threadIdx.x);
-  const int end = min((part + 1) * in_part * kThreads, packs);
-#pragma unroll 2
-  for (int pack = begin; pack < end; pack += kThreads) f(pack);
-}
-
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2) fused_kernel(Fused<T> p) {
   constexpr int N = 16 / sizeof(T);
@@ -66,13 +33,13 @@ __global__ void __launch_bounds__(kThreads, 2) fused_kernel(Fused<T> p) {
   T* kept = reinterpret_cast<T*>(slots);
   const int packs = p.v / N;
   const auto load = [&](int64_t row, int pack) {
-    copy_async(kept + pack * N, p.logits + row * p.v + pack * N);
+    gpu::copy_async(kept + pack * N, p.logits + row * p.v + pack * N);
   };
   int64_t row = blockIdx.x;
 #pragma unroll
-  for (int part = 0; part < kParts; ++part) {
-    each_pack(part, packs, [&](int pack) { load(row, pack); });
-    commit_copies();
+  for (int part = 0; part < gpu::kRowParts; ++part) {
+    gpu::each_kept<kThreads>(part, packs, [&](int pack) { load(row, pack); });
+    gpu::commit_copies();
   }
   for (int set = 0; row < p.rows; row += gridDim.x, set ^= 1) {
     const int t = p.target[row];
@@ -82,15 +49,7 @@ __global__ void __launch_bounds__(kThreads, 2) fused_kernel(Fused<T> p) {
       in.load(kept + pack * N);
       online.add<T, N>(1.0f, [&](int i) { return in[i]; });
     };
-    wait_copies<3>();
-    each_pack(0, packs, sum);
-    wait_copies<2>();
-    each_pack(1, packs, sum);
-    wait_copies<1>();
-    each_pack(2, packs, sum);
-    wait_copies<0>();
-    each_pack(3, packs, sum);
-
+    gpu::each_arriving<kThreads>(packs, sum);
     const float lse = online.log_sum_exp(shared[set]);
     const bool counts = t >= 0;
     const float g = t < p.v ? p.g : NAN;
@@ -98,8 +57,8 @@ __global__ void __launch_bounds__(kThreads, 2) fused_kernel(Fused<T> p) {
     const gpu::Exponential<T> e(1.0f, lse);
     const int64_t next = row + gridDim.x;
 #pragma unroll
-    for (int part = 0; part < kParts; ++part) {
-      each_pack(part, packs, [&](int pack) {
+    for (int part = 0; part < gpu::kRowParts; ++part) {
+      gpu::each_kept<kThreads>(part, packs, [&](int pack) {
         gpu::Pieces<T, N> in;
         in.load(kept + pack * N);
         float value[N];
@@ -118,7 +77,7 @@ __global__ void __launch_bounds__(kThreads, 2) fused_kernel(Fused<T> p) {
         in.store(p.logits + row * p.v + pack * N);
         if (next < p.rows) load(next, pack);
       });
-      commit_copies();
+      gpu::commit_copies();
     }
   }
 }
@@ -133,7 +92,7 @@ void cross_entropy_in_place(const Tensor& target, int64_t tokens, Tensor& logits
            "; expected i32 targets and an f32 loss");
   if (rows == 0) return;
   const int64_t bytes = v * size_of(logits.dtype());
-  const int most = shared_bytes(cudaDevAttrMaxSharedMemoryPerBlockOptin) - kReserved;
+  const int most = gpu::most_row_bytes();
   if (!gpu::rows_aligned(static_cast<const char*>(logits.raw()), bytes) || bytes > most) {
     Tensor lse({rows}, DType::f32, logits.device());  // rows that do not fit: in two passes
     cross_entropy_forward(logits, target, loss, lse);
@@ -143,16 +102,14 @@ void cross_entropy_in_place(const Tensor& target, int64_t tokens, Tensor& logits
   }
   gpu::visit_floating(logits.dtype(), "cross_entropy_in_place", [&]<class T>() {
     gpu::allow_shared_memory(reinterpret_cast<const void*>(fused_kernel<T>), most);
-    const int64_t all = shared_bytes(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
-    const int64_t together = std::clamp<int64_t>(all / (bytes + kReserved), 1, 4);
     const Fused<T> p{rows,
                      static_cast<int>(v),
                      static_cast<float>(1.0 / static_cast<double>(tokens)),
                      gpu::data<const int32_t>(target),
                      gpu::data<T>(logits),
                      gpu::data<float>(loss)};
-    fused_kernel<<<gpu::grid(rows, 1, together * gpu::multiprocessors()), kThreads,
-                   static_cast<size_t>(bytes), gpu::stream()>>>(p);
+    fused_kernel<<<gpu::grid(rows, 1, gpu::blocks_together(bytes) * gpu::multiprocessors()),
+                   kThreads, static_cast<size_t>(bytes), gpu::stream()>>>(p);
     PM_LAUNCHED();
   });
 }

@@ -4,7 +4,7 @@
 // one launch, and its sum has one order.
 #include "cuda/matvec.h"
 
-#include "cuda/gelu.cuh"
+#include "cuda/grouped_finish.cuh"
 #include "cuda/map.cuh"
 #include "cuda/reduce.cuh"
 
@@ -63,6 +63,26 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   }
 }
 
+// A warp makes one column of one row: the expert is the number of segments that end before the row.
+template <class T>
+__global__ void __launch_bounds__(kWarps* kWarp) grouped_kernel(const grouped::Product p) {
+  const int lane = threadIdx.x % kWarp, row = static_cast<int>(blockIdx.y);
+  const int64_t column = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp;
+  int expert = 0;
+  for (int64_t e = lane; e < p.experts; e += kWarp) expert += p.offsets[e + 1] <= row;
+  expert = warp_sum(expert);
+  if (column >= p.m || expert == p.experts || row < p.offsets[0]) return;
+  const int64_t weight = expert * p.m + column, at = row * p.m + column;
+  float sum[1] = {};
+  multiply_packs(static_cast<const T*>(p.a) + row * p.k, static_cast<const T*>(p.b) + weight * p.k,
+                 p.k, sum);
+  sum[0] = warp_sum(sum[0]);
+  if (lane != 0) return;
+  if (p.bias) sum[0] += to_float(static_cast<const T*>(p.bias)[weight]);
+  grouped::finish_one(p.finish, sum[0], static_cast<T*>(p.c) + at, static_cast<const T*>(nullptr),
+                      static_cast<T*>(p.extra) + (p.extra ? at : 0));
+}
+
 template <int R, class T>
 void launch(const FewRows& p) {
   const auto kernel = p.gelu ? few_rows_kernel<R, true, T> : few_rows_kernel<R, false, T>;
@@ -88,6 +108,23 @@ bool few_rows(const FewRows& p) {
     run(p);
     return true;
   });
+}
+
+bool few_rows(const grouped::Product& p) {
+  if (p.form != grouped::Form::forward || p.rows < 1 || p.rows > 8 || p.m == 0 || p.k == 0) {
+    return false;
+  }
+  const auto run = [&]<class T>() {
+    if (!rows_aligned(static_cast<const T*>(p.a), p.k) ||
+        !rows_aligned(static_cast<const T*>(p.b), p.k)) {
+      return false;
+    }
+    const dim3 blocks(grid(p.m, kWarps), static_cast<unsigned>(p.rows));
+    grouped_kernel<T><<<blocks, kWarps * kWarp, 0, stream()>>>(p);
+    PM_LAUNCHED();
+    return true;
+  };
+  return p.bf16 ? run.template operator()<Bf16>() : run.template operator()<float>();
 }
 
 }  // namespace pyramoe::gpu

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "cuda/grouped.h"
 
 namespace pyramoe::gpu {
 
@@ -23,5 +24,8 @@ struct FewRows {
 // Runs on the compute stream. False for more than four rows and for rows of x or w that do not
 // start on 16-byte borders: nothing has been written then.
 bool few_rows(const FewRows& product);
+
+// The same for a grouped forward product of up to eight rows: each row reads its expert's weight.
+bool few_rows(const grouped::Product& product);
 
 }  // namespace pyramoe::gpu

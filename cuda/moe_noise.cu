@@ -29,8 +29,10 @@ struct Gumbel {
 // y[i] = f(x[i], word of element first + i).
 template <class T, class F>
 __global__ void __launch_bounds__(kThreads)
-    noise_kernel(const T* __restrict__ x, RngKey key, int64_t first, int64_t count, F f,
-                 T* __restrict__ y) {
+    noise_kernel(const T* __restrict__ x, RngKey any, int64_t first, int64_t width, int64_t count,
+                 F f, T* __restrict__ y) {
+  const RngKey key = any.at_this_step();
+  first += any.rows_before() * width;
   const int64_t counter = (first >> 2) + blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x;
   const int64_t begin = counter * 4 - first;
   if (begin >= count) return;
@@ -49,10 +51,11 @@ void add_noise(const char* name, const Tensor& x, const RngKey& key, int64_t fir
            ", y ", to_string(y.shape()));
   if (x.numel() == 0) return;
   const int64_t first = first_row * x.dim(-1), count = x.numel();
-  const int64_t counters = ((first + count + 3) >> 2) - (first >> 2);
+  // Where the first id is not known here, it may be the last of its counter.
+  const int64_t counters = key.now ? (count + 6) >> 2 : ((first + count + 3) >> 2) - (first >> 2);
   visit_floating(x.dtype(), name, [&]<class T>() {
     noise_kernel<T, F><<<gpu::grid(counters, kThreads), kThreads, 0, gpu::stream()>>>(
-        gpu::data<T>(x), key, first, count, f, gpu::data<T>(y));
+        gpu::data<T>(x), key, first, x.dim(-1), count, f, gpu::data<T>(y));
     PM_LAUNCHED();
   });
 }

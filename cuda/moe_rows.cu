@@ -70,8 +70,8 @@ struct RandomKey {
   RngKey key;
   int64_t first_row, k, experts;
   __device__ uint32_t operator()(int64_t choice, int64_t expert) const {
-    const int64_t token = first_row + choice / k;
-    return random_u32(key, static_cast<uint64_t>(token * experts + expert));
+    const int64_t token = key.rows_before() + first_row + choice / k;
+    return random_u32(key.at_this_step(), static_cast<uint64_t>(token * experts + expert));
   }
 };
 

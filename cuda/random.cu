@@ -13,17 +13,25 @@ namespace {
 struct Drop {
   RngKey key;
   uint64_t first;      // id of element 0
+  int64_t width;       // ids of a row
   uint32_t threshold;  // kept where the 24 random bits are at or above it
   float factor;
 
   __device__ float apply(float x, uint32_t word) const {
     return (word >> 8) >= threshold ? x * factor : 0.0f;
   }
+  __device__ Drop at_this_step() const {
+    Drop drop = *this;
+    drop.key = key.at_this_step();
+    drop.first += static_cast<uint64_t>(key.rows_before() * width);
+    return drop;
+  }
 };
 
 // N elements a thread, N a multiple of 4 and ids of whole packs aligned to 4.
 template <int N, class T>
-__global__ void __launch_bounds__(256) dropout_kernel(int64_t n, Drop drop, const T* x, T* y) {
+__global__ void __launch_bounds__(256) dropout_kernel(int64_t n, Drop any, const T* x, T* y) {
+  const Drop drop = any.at_this_step();
   const int64_t begin = (int64_t{blockIdx.x} * 256 + threadIdx.x) * N;
   if (begin + N <= n) {
     gpu::Pieces<T, N> in, out;
@@ -47,7 +55,8 @@ __global__ void __launch_bounds__(256) dropout_kernel(int64_t n, Drop drop, cons
 
 template <class T>
 __global__ void __launch_bounds__(256)
-    dropout_scalar_kernel(int64_t n, Drop drop, const T* x, T* y) {
+    dropout_scalar_kernel(int64_t n, Drop any, const T* x, T* y) {
+  const Drop drop = any.at_this_step();
   const int64_t i = int64_t{blockIdx.x} * 256 + threadIdx.x;
   if (i >= n) return;
   const uint32_t word = random_u32(drop.key, drop.first + static_cast<uint64_t>(i));
@@ -63,13 +72,14 @@ void dropout(const Tensor& x, double p, const RngKey& key, int64_t first_row, Te
   const int64_t n = x.numel();
   if (n == 0) return;
   // uniform >= p, in whole numbers: the 24 random bits against ceil(p 2^24).
-  const Drop drop{key, static_cast<uint64_t>(first_row * x.dim(-1)),
+  const Drop drop{key, static_cast<uint64_t>(first_row * x.dim(-1)), x.dim(-1),
                   static_cast<uint32_t>(std::ceil(p * 16777216.0)),
                   static_cast<float>(1 / (1 - p))};
   gpu::visit_floating(x.dtype(), "dropout", [&]<class T>() {
     const T* in = gpu::data<const T>(x);
     T* out = gpu::data<T>(y);
-    if (drop.first % 4 == 0 && gpu::aligned16(in) && gpu::aligned16(out)) {
+    const bool whole = drop.first % 4 == 0 && (!key.now || drop.width % 4 == 0);
+    if (whole && gpu::aligned16(in) && gpu::aligned16(out)) {
       constexpr int kPack = 16 / sizeof(T);
       dropout_kernel<kPack><<<gpu::grid(n, 256 * kPack), 256, 0, gpu::stream()>>>(n, drop, in, out);
     } else {

@@ -28,13 +28,14 @@ struct LayerStat {
 };
 
 struct Context {
-  bool training = false;       // dropout, gate noise, token dropping
-  uint64_t seed = 0;           // of the run
-  int64_t step = 0;            // optimizer step, for random numbers
-  int64_t first_sequence = 0;  // row 0 is position 0 of this sequence of the global batch
-  int64_t batch = 0;           // B: the input has N = B * T rows
-  int64_t length = 0;          // T
-  int64_t layer = 0;           // block now running, set by Gpt
+  bool training = false;        // dropout, gate noise, token dropping
+  uint64_t seed = 0;            // of the run
+  int64_t step = 0;             // optimizer step, for random numbers
+  int64_t first_sequence = 0;   // row 0 is position 0 of this sequence of the global batch
+  const RngNow* now = nullptr;  // of work that is replayed; step and first_sequence are then 0
+  int64_t batch = 0;            // B: the input has N = B * T rows
+  int64_t length = 0;           // T
+  int64_t layer = 0;            // block now running, set by Gpt
   Tensor positions;  // (B * T) i32 on the tokens' device; undefined: worked out from the rest
   bool keep_choices = false;        // keep which expert every token chose
   bool keep_probabilities = false;  // and what the router gave to each expert
@@ -43,7 +44,7 @@ struct Context {
 
   int64_t first_token() const { return first_sequence * length; }
   RngKey key(RngPurpose purpose) const {
-    return {seed, purpose, static_cast<uint32_t>(step), static_cast<uint32_t>(layer)};
+    return {seed, purpose, static_cast<uint32_t>(step), static_cast<uint32_t>(layer), now};
   }
 };
 

@@ -5,31 +5,6 @@
 #include "dist/collective_ops.h"
 
 namespace pyramoe::nn {
-namespace {
-
-// Runs a block, kept or recomputed. The side losses travel through the checkpoint as outputs, so
-// that their gradients do too. The second pass starts from the counters of the first and leaves
-// its side results in a copy that nobody reads.
-FfnOut run_block(Block& block, const Var& x, Context& context, bool recompute) {
-  if (!recompute || !grad_enabled()) return block.forward(x, context);
-  const Context at_entry = context;
-  const Vars y = checkpoint(
-      [&block, &context, at_entry](const Vars& in) -> Vars {
-        Context again = at_entry;
-        const FfnOut out = block.forward(in[0], recomputing() ? again : context);
-        Vars all{out.y};
-        if (out.balance_loss.defined()) all.push_back(out.balance_loss);
-        if (out.z_loss.defined()) all.push_back(out.z_loss);
-        return all;
-      },
-      {x});
-  FfnOut out{y[0], Var(), Var()};
-  if (y.size() > 1) out.balance_loss = y[1];
-  if (y.size() > 2) out.z_loss = y[2];
-  return out;
-}
-
-}  // namespace
 
 Gpt::Gpt(const GptOptions& options, const MakeFfn& make_ffn, const Build& build)
     : options_(options),
@@ -43,6 +18,34 @@ Gpt::Gpt(const GptOptions& options, const MakeFfn& make_ffn, const Build& build)
         std::make_unique<Block>(options.attention, options.dropout, make_ffn(i), build)));
   }
   norm_ = &add_module("norm", std::make_unique<LayerNorm>(options.attention.dim, build));
+  recomputed_.assign(blocks_.size(), options.recompute);
+}
+
+// The side losses travel through the checkpoint as outputs, so that their gradients do too. The
+// second pass starts from the counters of the first and leaves its side results in a copy that
+// nobody reads.
+FfnOut Gpt::run_block(size_t i, const Var& x, Context& context) {
+  Block& block = *blocks_[i];
+  if (!recomputed_[i] || !grad_enabled()) return block.forward(x, context);
+  const Context at_entry = context;
+  MemoryProbe* const probe = probe_;
+  const auto measured = [probe, i](const auto& pass) {
+    return probe ? probe->measure(static_cast<int64_t>(i), recomputing(), pass) : pass();
+  };
+  const VarFn pass = [&block, &context, at_entry, measured](const Vars& in) -> Vars {
+    Context again = at_entry;
+    const auto forward = [&] { return block.forward(in[0], recomputing() ? again : context); };
+    const FfnOut out = recomputing() ? measured(forward) : forward();
+    Vars all{out.y};
+    if (out.balance_loss.defined()) all.push_back(out.balance_loss);
+    if (out.z_loss.defined()) all.push_back(out.z_loss);
+    return all;
+  };
+  const Vars y = measured([&] { return checkpoint(pass, {x}); });
+  FfnOut out{y[0], Var(), Var()};
+  if (y.size() > 1) out.balance_loss = y[1];
+  if (y.size() > 2) out.z_loss = y[2];
+  return out;
 }
 
 Var Gpt::features(const Tensor& tokens, Context& context, GptOut& out) {
@@ -54,7 +57,7 @@ Var Gpt::features(const Tensor& tokens, Context& context, GptOut& out) {
                        key, context.first_token());
   for (size_t i = 0; i < blocks_.size(); ++i) {
     context.layer = static_cast<int64_t>(i);
-    FfnOut y = run_block(*blocks_[i], x, context, options_.recompute);
+    FfnOut y = run_block(i, x, context);
     x = y.y;
     if (y.balance_loss.defined()) out.balance_loss.push_back(y.balance_loss);
     if (y.z_loss.defined()) out.z_loss.push_back(y.z_loss);

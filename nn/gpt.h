@@ -6,6 +6,7 @@
 
 #include "nn/block.h"
 #include "nn/embedding.h"
+#include "nn/memory_probe.h"
 
 namespace pyramoe::nn {
 
@@ -13,7 +14,7 @@ struct GptOptions {
   int64_t vocab = 0, context = 0, layers = 0;
   AttentionOptions attention;
   double dropout = 0;
-  bool recompute = false;  // keep each block's input only and run it again in backward
+  bool recompute = false;  // in training, recompute all blocks
 };
 
 struct GptOut {
@@ -40,14 +41,24 @@ class Gpt : public Module {
 
   const GptOptions& options() const { return options_; }
   Block& block(int64_t i) { return *blocks_.at(static_cast<size_t>(i)); }
+  // Of these blocks only the input is kept, and they run again in the backward pass.
+  void recompute(const std::vector<bool>& blocks) { recomputed_ = blocks; }
+  const std::vector<bool>& recomputed() const { return recomputed_; }
+  // From now on measures recomputed blocks; null: no more. Borrowed.
+  void probe(MemoryProbe* probe) { probe_ = probe; }
   KvCache make_cache(int64_t batch, int64_t t_max) const;
 
  private:
+  // Runs block i, kept or recomputed.
+  FfnOut run_block(size_t i, const Var& x, Context& context);
+
   GptOptions options_;
   Build build_;
   Embedding& embed_;
   std::vector<Block*> blocks_;
   LayerNorm* norm_ = nullptr;
+  std::vector<bool> recomputed_;
+  MemoryProbe* probe_ = nullptr;
 };
 
 }  // namespace pyramoe::nn

@@ -29,7 +29,9 @@ class Run {
         routing_(config) {
     last_words(mesh);
     resume_or_start();
+    const std::string memory = trainer_.plan_memory();
     if (!main_) return;
+    if (!memory.empty()) std::printf("%s\n", memory.c_str());
     routing_.open(trainer_.steps_done());
     metrics_ = std::make_unique<Metrics>(config.dir, trainer_.steps_done());
     progress_ = std::make_unique<Progress>(trainer_.steps_done(), config.train.steps,

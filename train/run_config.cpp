@@ -6,6 +6,7 @@
 #include "moe/layer_plan.h"
 #include "moe/model_cost.h"
 #include "moe/student.h"
+#include "train/memory_plan.h"
 
 namespace pyramoe::train {
 namespace {
@@ -54,6 +55,11 @@ void check_training(const RunConfig& c, ConfigProblems& problems) {
   }
   if (c.train.states == "bf16" && (c.train.dtype != "bf16" || c.train.optimizer != "adamw")) {
     problems.add("train.states", "= \"bf16\" needs train.dtype = \"bf16\" and adamw");
+  }
+  if (bytes_of(c.train.memory_limit) > 0 && c.parallel.same_on_any_layout()) {
+    problems.add("train.memory_limit",
+                 "does not count the sums that parallel.deterministic = \"layout\" keeps; set "
+                 "train.recompute by hand, or parallel.deterministic = \"run\"");
   }
   if (c.model.budget > 0 && c.train.optimizer != "adamw") {
     problems.add("moe.budget",
@@ -111,6 +117,8 @@ RunConfig finish(const ConfigSource& source) {
 }
 
 }  // namespace
+
+bool is_bytes(const std::string& text) { return bytes_of(text) >= 0; }
 
 void RunConfig::check(ConfigProblems& problems) const {
   check_training(*this, problems);

@@ -12,6 +12,9 @@
 
 namespace pyramoe::train {
 
+// Whether a text is a number of bytes (train/memory_plan.h).
+bool is_bytes(const std::string& text);
+
 struct TrainConfig {
   int64_t steps = 1000;
   int64_t batch = 16;
@@ -32,6 +35,7 @@ struct TrainConfig {
   std::string dtype = "f32";
   std::string states = "f32";
   bool recompute = false;
+  std::string memory_limit = "0";
   bool graph = true;
   int64_t max_skips = 10;
   int64_t log_every = 10;
@@ -86,8 +90,11 @@ struct TrainConfig {
       one_of({"f32", "bf16"}));
     v("train.recompute", recompute,
       "keep each block's input only and run it again in the backward pass");
-    v("train.graph", graph,
-      "on a GPU, record a step once and replay it, where nothing in it is drawn at random");
+    v("train.memory_limit", memory_limit,
+      "most bytes that the tensors of a step may hold on one rank, such as 60GB: as few blocks are "
+      "recomputed as that takes; 0 = no limit",
+      number_as_text(), rule<std::string>("a number of bytes such as 60GB", is_bytes));
+    v("train.graph", graph, "on a GPU, record a step once and replay it");
     v("train.max_skips", max_skips,
       "steps in a row that may be skipped for a loss or gradient that is not finite",
       between(0, 1 << 20));

@@ -21,11 +21,10 @@ bool Trainer::find_one_gradient(bool of_teacher) {
   const data::Batch batch =
       data_.batches->samples(plan.first_sequence + (of_teacher ? rows : 0), rows);
   place_positions(config_.micro_batch(), batch.context);
-  // In the order of loss(): cross-entropy, balance and z of each layer of experts, distillation.
+  // In the order of loss(): cross-entropy, distillation, balance and z of each layer of experts.
   const size_t kinds = config_.model.z_coef > 0 ? 2 : 1;
-  std::vector<double> weights(1 + kinds * moe::moe_layers(*model_).size(), 0.0);
-  weights.push_back(0.0);
-  (of_teacher ? weights.back() : weights.front()) = 1.0;
+  std::vector<double> weights(2 + kinds * moe::moe_layers(*model_).size(), 0.0);
+  weights[of_teacher] = 1.0;
   set_loss_weights(weights, batch);
   return find_gradients(batch, true);  // both as a step with a teacher: one set of captured work
 }

@@ -2,19 +2,15 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <span>
 
-#include "autograd/ops.h"
 #include "core/json.h"
 #include "core/kernels/step.h"
-#include "dist/collective_ops.h"
 #include "moe/build_model.h"
 #include "moe/distill_loss.h"
 #include "moe/student.h"
 #include "moe/upcycle.h"
 #include "nn/gather.h"
-#include "nn/vocab_parallel.h"
 #include "train/layout.h"
 #include "train/signals.h"
 #include "train/step_dump.h"
@@ -24,15 +20,6 @@ namespace {
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-// What is drawn anew in each step is keyed by the step's number, which a captured step would keep;
-// the dense form of dispatch asks the device for its sizes, and experts that move change them.
-bool same_every_step(const RunConfig& config) {
-  const moe::ModelConfig& m = config.model;
-  const bool random_drops = m.capacity_factor > 0 && m.drop_by == "random";
-  return m.dropout == 0 && m.budget == 0 && m.noise == "none" && !random_drops &&
-         !m.force_balance && m.dispatch == "segments";
 }
 
 // Copies into memory that stays where it is; allocates it at first or when the size changes.
@@ -77,7 +64,7 @@ Trainer::Trainer(const RunConfig& config, Device device, const dist::Mesh* mesh)
     buffers_->square_by_parameter();
   }
   squares_ = Tensor::zeros({buffers_->sums_of_squares()}, DType::f64, device);
-  graphs_ = device.type == DeviceType::cuda && config.train.graph && same_every_step(config);
+  prepare_graphs();
   if (!config.train.dump.empty()) dump_ = std::make_unique<StepDump>();
 }
 
@@ -148,6 +135,7 @@ StepResult Trainer::step() {
 }
 
 StepResult Trainer::step_on(const data::Batch& batch) {
+  plan_memory(batch);
   const auto begin = std::chrono::steady_clock::now();
   const StepPlan plan = schedule_.plan(step_);
   StepResult result;
@@ -156,10 +144,7 @@ StepResult Trainer::step_on(const data::Batch& batch) {
   result.step_tokens = batch.rows * batch.context;
   result.learning_rate = schedule_.learning_rate(plan);
   result.distill_stopped = auto_stop_.stopped();
-  if (teacher_ && result.distill_stopped < 0) {
-    result.distill_weight = moe::distill_weight(config_.distill.schedule, config_.distill.stop_at,
-                                                schedule_.progress(plan));
-  }
+  result.distill_weight = distill_weight(plan);
   result.live = moves_.live(*model_);
   if (mesh_) mesh_->world().fabric()->traffic().clear();
   start_step(batch, result);
@@ -190,6 +175,24 @@ StepResult Trainer::step_on(const data::Batch& batch) {
   return result;
 }
 
+double Trainer::distill_weight(const StepPlan& plan) const {
+  if (!teacher_ || auto_stop_.stopped() >= 0) return 0;
+  return moe::distill_weight(config_.distill.schedule, config_.distill.stop_at,
+                             schedule_.progress(plan));
+}
+
+void Trainer::load_micro_batch(const data::Batch& batch, int64_t row) {
+  const int64_t rows = config_.micro_batch();
+  const auto part = [&](const std::vector<int32_t>& all) {
+    return std::span(all).subspan(static_cast<size_t>(row * batch.context),
+                                  static_cast<size_t>(rows * batch.context));
+  };
+  refill(tokens_, part(batch.tokens), {rows, batch.context}, device_);
+  refill(targets_, part(batch.targets), {rows * batch.context}, device_);
+  const int64_t now[3] = {step_, row, row * batch.context};  // an RngNow
+  if (rng_now_.defined()) refill<int64_t>(rng_now_, now, {3}, device_);
+}
+
 bool Trainer::find_gradients(const data::Batch& batch, bool with_teacher) {
   const int64_t rows = config_.micro_batch();
   // A pass takes neighbouring rows: first those of data rank 0, then of rank 1, … Where sums must
@@ -200,12 +203,7 @@ bool Trainer::find_gradients(const data::Batch& batch, bool with_teacher) {
   for (int64_t pass = 0; pass < batch.rows; pass += rows * ranks) {
     const bool fresh = pass == 0 || layout_sum_;  // gradients start anew
     const int64_t row = layout_sum_ ? own * (batch.rows / ranks / rows) + pass / ranks : pass + own;
-    const auto part = [&](const std::vector<int32_t>& all) {
-      return std::span(all).subspan(static_cast<size_t>(row * batch.context),
-                                    static_cast<size_t>(rows * batch.context));
-    };
-    refill(tokens_, part(batch.tokens), {rows, batch.context}, device_);
-    refill(targets_, part(batch.targets), {rows * batch.context}, device_);
+    load_micro_batch(batch, row);
     run((fresh ? first_graph_ : next_graph_)[with_teacher],
         [&] { micro_step(row, fresh, pass + rows * ranks >= batch.rows, with_teacher); });
     if (layout_sum_) {
@@ -235,11 +233,11 @@ void Trainer::start_step(const data::Batch& batch, const StepResult& result) {
   // Sums over layers, not means: one weight for each layer of experts.
   const size_t layers = moe::moe_layers(*model_).size();
   std::vector<double> weights(1, 1.0);
-  weights.insert(weights.end(), layers, config_.model.balance_coef);
-  if (config_.model.z_coef > 0) weights.insert(weights.end(), layers, config_.model.z_coef);
   if (result.distill_weight > 0) {
     weights.push_back(config_.distill.beta * result.distill_weight);
   }
+  weights.insert(weights.end(), layers, config_.model.balance_coef);
+  if (config_.model.z_coef > 0) weights.insert(weights.end(), layers, config_.model.z_coef);
   set_loss_weights(weights, batch);
 }
 
@@ -269,13 +267,18 @@ void Trainer::micro_step(int64_t row, bool first, bool last, bool with_teacher) 
   nn::Context context;
   context.training = true;
   context.seed = static_cast<uint64_t>(config_.train.seed);
-  context.step = step_;
-  context.first_sequence = row;
+  if (rng_now_.defined()) {
+    context.now = static_cast<const RngNow*>(rng_now_.raw());
+  } else {
+    context.step = step_;
+    context.first_sequence = row;
+  }
   context.positions = positions_;
   nn::GptOut out;
   const Var features = model_->features(tokens_, context, out);  // (N, D)
-  // On a GPU the head and its loss are one op that passes over the logits twice instead of thrice.
-  if (with_teacher || dumping() || device_ == kCpu) out.logits = model_->own_logits(features);
+  // On a GPU the head and its losses are one op that passes over the logits once for both passes.
+  const bool apart = device_ == kCpu || model_->tensor().size() > 1;
+  if (dumping() || apart) out.logits = model_->own_logits(features);
   if (dumping()) dump_->add_logits(out.logits.value(), mesh_);
   const Objective objective = loss(out, features, with_teacher);
   phase("backward");
@@ -311,71 +314,6 @@ void Trainer::run_backward(const Var& total, bool last) {
 
 void Trainer::phase(const char* name) const {
   if (mesh_) mesh_->world().fabric()->set_phase(name);
-}
-
-// The first run of a piece of work sets up what it needs, the second is captured, and from then on
-// it is replayed. All micro-batches share one memory: nothing of one is left when the next begins.
-void Trainer::run(StepGraph& graph, const std::function<void()>& work) {
-  if (!graphs_ || dumping()) return work();
-  if (graph.bytes < 0) {
-    const int64_t before = device_bytes(device_);
-    work();
-    graph.bytes = device_peak_bytes(device_) - before;
-    return;
-  }
-  if (!graph.graph.captured()) {
-    const Graph* memory = nullptr;
-    for (const StepGraph* other : {&first_graph_[0], &first_graph_[1]}) {
-      if (other->graph.captured()) memory = &other->graph;
-    }
-    try {
-      graph.graph.capture(device_, graph.bytes, work, memory);
-    } catch (const Error& error) {  // nothing has run: the same work goes on kernel by kernel
-      std::fprintf(stderr, "steps are not captured: %s\n", error.what());
-      graphs_ = false;
-      return work();
-    }
-  }
-  graph.graph.replay();
-}
-
-// L = CE + balance_coef * sum of balance losses + z_coef * sum of z-losses + beta * w * KD
-// (DeepSpeed-MoE, sections 3 and 4.2; sums over layers, not means).
-Trainer::Objective Trainer::loss(const nn::GptOut& out, const Var& features,
-                                 bool with_teacher) const {
-  Objective objective;
-  MicroLosses& losses = objective.losses;
-  Vars terms;
-  const auto add = [&](const Var& term) {
-    terms.push_back(term);
-    return term.value();
-  };
-  // With a teacher, two losses read the logits in the backward pass.
-  const dist::ProcessGroup& tensor = model_->tensor();
-  if (tensor.size() > 1) {
-    losses.cross_entropy = add(nn::vocab_cross_entropy(out.logits, targets_, tensor));
-  } else {
-    losses.cross_entropy =
-        add(out.logits.defined() ? ops::cross_entropy(out.logits, targets_, !with_teacher)
-                                 : ops::head_loss(features, model_->head_weight(), targets_));
-  }
-  for (const Var& x : out.balance_loss) losses.balance.push_back(add(x));
-  for (const Var& x : out.z_loss) losses.z.push_back(add(x));
-  if (with_teacher) {
-    Tensor teacher_logits;
-    {
-      const NoGrad no_grad;
-      nn::Context context;  // in evaluation mode: no noise, no drops
-      context.positions = positions_;
-      teacher_logits = teacher_->forward(tokens_, context).logits.value();
-    }
-    losses.distill = add(ops::distill_loss(dist::gather_from(out.logits, tensor, 1), teacher_logits,
-                                           config_.distill.temperature));
-  }
-  PM_CHECK(static_cast<int64_t>(terms.size()) == loss_weights_.numel(), "Trainer: ", terms.size(),
-           " losses for ", loss_weights_.numel(), " weights");
-  objective.total = ops::weighted_sum(terms, loss_weights_);
-  return objective;
 }
 
 void Trainer::update() {

@@ -50,6 +50,14 @@ class Trainer {
   void resume(const nn::Checkpoint& checkpoint);
 
   int64_t steps_done() const { return step_; }
+  // Chooses the blocks to recompute so that a step stays under train.memory_limit, and returns a
+  // line that says so; empty where there is no limit or that was done. The first step does it where
+  // nobody has. Throws Error(memory) when even recomputing all blocks is too much. Collective.
+  std::string plan_memory();
+  // Whether steps are replayed from a graph now.
+  bool replays_steps() const {
+    return graphs_ && (first_graph_[0].graph.captured() || first_graph_[1].graph.captured());
+  }
   // Share of the run's tokens with a teacher, as distill.schedule says; of "auto" what it found, 1
   // while it has not.
   double distill_share() const;
@@ -80,6 +88,9 @@ class Trainer {
   // One weight for each term of the objective, in the order of loss().
   void set_loss_weights(const std::vector<double>& weights, const data::Batch& batch);
   // Gradients of a batch, all its micro-batches and ranks summed. False: a stop was requested.
+  double distill_weight(const StepPlan& plan) const;
+  // Tokens and targets of the rows from `row` on to their places on the device.
+  void load_micro_batch(const data::Batch& batch, int64_t row);
   bool find_gradients(const data::Batch& batch, bool with_teacher);
   // distill.schedule = "auto": whether the teacher still points the way (train/teacher_check.cpp).
   // False: a stop was requested.
@@ -91,6 +102,8 @@ class Trainer {
   // Forward and backward of the micro-batch in tokens_ and targets_, which begins at `row` of the
   // global batch.
   void micro_step(int64_t row, bool first, bool last, bool with_teacher);
+  Tensor teacher_features() const;
+  Vars logit_losses(const Var& logits, bool with_teacher) const;
   // From the logits where there are any, else from the features.
   Objective loss(const nn::GptOut& out, const Var& features, bool with_teacher) const;
   // Clips, guards and updates, on the device.
@@ -99,11 +112,15 @@ class Trainer {
   void finish(double share, int64_t micro_batches, StepResult& result);
   // Throws Error(non_finite) when too many steps in a row were skipped.
   void check_skips(const StepResult& result);
+  void prepare_graphs();
   void run(StepGraph& graph, const std::function<void()>& work);
   // The backward pass; with overlap, gradients that are final leave for other ranks meanwhile.
   void run_backward(const Var& total, bool last);
   void phase(const char* name) const;
-  bool dumping() const { return step_ == 0 && dump_ != nullptr; }
+  bool dumping() const { return step_ == 0 && dump_ != nullptr && !trying_; }
+  std::string plan_memory(const data::Batch& batch);
+  // The most bytes held meanwhile, of all ranks.
+  int64_t try_micro_steps(const data::Batch& batch, bool with_teacher, nn::MemoryProbe* probe);
 
   RunConfig config_;
   Device device_;
@@ -125,10 +142,12 @@ class Trainer {
   AutoStop auto_stop_;
   ExpertMoves moves_;
   Tensor tokens_, targets_, positions_;  // of a micro-batch
+  Tensor rng_now_;                       // an RngNow; undefined where no graph draws numbers
   Tensor seed_, loss_weights_, squares_;
   std::vector<double> seen_weights_;                         // what seed_ and loss_weights_ hold
   bool graphs_ = false;                                      // steps may be captured
   StepGraph first_graph_[2], next_graph_[2], update_graph_;  // [with a teacher]
+  bool memory_planned_ = false, trying_ = false;             // trying: before the first step
   int64_t step_ = 0;  // optimizer steps taken, skipped ones included
   int64_t skips_in_row_ = 0;
   std::vector<std::string> notes_;

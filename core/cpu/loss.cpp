@@ -137,4 +137,46 @@ void distill_backward(const Tensor& dloss, const Tensor& student, const Tensor& 
   });
 }
 
+void distill_in_place(const Tensor& target, const Tensor& teacher, double temperature,
+                      const Tensor& weight, int64_t tokens, Tensor& logits, Tensor& loss,
+                      Tensor& distill) {
+  Tensor lse = empty_like(loss), student_lse = empty_like(loss), teacher_lse = empty_like(loss);
+  cross_entropy_forward(logits, target, loss, lse);
+  distill_forward(logits, teacher, temperature, distill, student_lse, teacher_lse);
+  const int64_t rows = logits.dim(0), v = logits.dim(1);
+  const double* share = weight.data<double>();
+  visit_floating(logits.dtype(), [&]<class T>() {
+    using A = Acc<T>;
+    const auto cold = static_cast<A>(1 / temperature);
+    const auto g = static_cast<A>(share[0] / static_cast<double>(tokens));
+    const auto gk = static_cast<A>(share[1] / static_cast<double>(tokens) * temperature);
+    const T* t = teacher.data<T>();
+    const int32_t* hits = target.data<int32_t>();
+    const A *kept = lse.data<A>(), *slse = student_lse.data<A>(), *tlse = teacher_lse.data<A>();
+    T* s = logits.data<T>();
+    parallel_for(rows, rows_grain(v), [=](int64_t begin, int64_t end) {
+      for (int64_t n = begin; n < end; ++n) {
+        T* srow = s + n * v;
+        const T* trow = t + n * v;
+        const A l = kept[n], ls = slse[n], lt = tlse[n];
+        const auto pulled = [=](auto at) {  // by the teacher
+          return (exp_pack(load(srow, at) * cold - ls) - exp_pack(load(trow, at) * cold - lt)) * gk;
+        };
+        if (hits[n] < 0) {
+          each_pack<A>(0, v, [=](auto at) { store(srow, at, pulled(at)); });
+          continue;
+        }
+        // The target's entry on its own: e^x - 1 is rounded once, after both losses are added.
+        const int64_t hit = hits[n];
+        const A x = static_cast<A>(srow[hit]), y = static_cast<A>(trow[hit]);
+        const A there =
+            (std::exp(x - l) - 1) * g + (std::exp(x * cold - ls) - std::exp(y * cold - lt)) * gk;
+        each_pack<A>(
+            0, v, [=](auto at) { store(srow, at, exp_pack(load(srow, at) - l) * g + pulled(at)); });
+        srow[hit] = static_cast<T>(there);
+      }
+    });
+  });
+}
+
 }  // namespace pyramoe::kernels::cpu

@@ -26,5 +26,12 @@ PM_KERNEL(distill_forward, (const Tensor& student, const Tensor& teacher, double
 PM_KERNEL(distill_backward,
           (const Tensor& dloss, const Tensor& student, const Tensor& teacher, double temperature,
            const Tensor& student_lse, const Tensor& teacher_lse, Tensor& dstudent))
+// Both losses and their gradient at once, for the objective weight[0] CE + weight[1] KD of means
+// over `tokens`: loss[n] and distill[n] as above, unweighted, and the student's logits become the
+// objective's gradient (a row without a target has that of KD alone). What comes after has to scale
+// it.   weight (2) f64, read on the device; target (N) i32; teacher, logits (N, V)
+PM_KERNEL(distill_in_place,
+          (const Tensor& target, const Tensor& teacher, double temperature, const Tensor& weight,
+           int64_t tokens, Tensor& logits, Tensor& loss, Tensor& distill))
 
 }  // namespace pyramoe::kernels

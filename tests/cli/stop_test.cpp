@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <functional>
 #include <random>
@@ -107,6 +109,14 @@ TEST_F(Stop, ASecondSignalDoesNoHarm) {
 
 TEST_F(Stop, AtAnyTimeAgainAndAgain) {
   std::mt19937_64 random(5);
+  // Stops fall anywhere from the start to well past the first step, however slow this build is.
+  const auto begin = std::chrono::steady_clock::now();
+  Process first(command(scratch_ / "first"));
+  ASSERT_TRUE(first.wait_for("step 1/"));
+  const std::chrono::duration<double, std::micro> start = std::chrono::steady_clock::now() - begin;
+  first.send(SIGTERM);
+  first.wait();
+  const auto span = static_cast<uint64_t>(std::max(60000.0, 3 * start.count()));
   for (int64_t round = 0; round < (test::campaign() ? 15 : 2); ++round) {
     const std::string dir = scratch_ / "run";
     int64_t stops = 0;
@@ -114,7 +124,7 @@ TEST_F(Stop, AtAnyTimeAgainAndAgain) {
       ASSERT_LT(stops, 1000) << "the run makes no progress";
       Process process(command(dir));
       while (!test::there(dir + "/run.lock")) test::pause_us(20);  // from then on it listens
-      test::pause_us(2000 + static_cast<int64_t>(random() % 60000));
+      test::pause_us(2000 + static_cast<int64_t>(random() % span));
       process.send(SIGTERM);
       const Outcome outcome = process.wait();
       done = outcome.code == 0;

@@ -49,9 +49,11 @@ std::ostream& operator<<(std::ostream& out, const Row& row) { return out << row.
 constexpr int kAny = -1;
 constexpr bool kHopper = true;
 
-// HGMMA: wgmma. UTMALDG, UTMASTG: bulk tensor copies. USETMAXREG: registers handed over. HMMA,
-// LDSM, LDGSTS: mma.sync, ldmatrix, cp.async. UCGABAR_ARV: blocks of a cluster wait for each other.
+// HGMMA: wgmma. UTMALDG, UTMASTG, UTMAREDG: bulk tensor copies, the last one adds. USETMAXREG:
+// registers handed over. HMMA, LDSM, LDGSTS: mma.sync, ldmatrix, cp.async. UCGABAR_ARV: blocks of a
+// cluster wait for each other.
 const Needs kWgmma = {{"HGMMA", 4}, {"UTMALDG", 4}, {"USETMAXREG", 2}, {"STG.128", 16}};
+const Needs kGradient = {{"HGMMA", 4}, {"UTMALDG", 4}, {"USETMAXREG", 2}, {"UTMAREDG", 1}};
 const Needs kFlash = {{"HGMMA", 16}, {"UTMALDG", 8}, {"USETMAXREG", 2}, {"UTMASTG", 1}};
 const Needs kCluster = {{"LDG.128", 8}, {"UCGABAR_ARV", 2}};
 const Needs kTiles = {{"HMMA", 32}, {"LDSM", 12}, {"LDGSTS", 4}};
@@ -63,9 +65,9 @@ const Needs kWide = {{"LDG.128", 3}, {"STG.128", 3}};
 const std::vector<Row> kRows = {
     {"GroupedForward", "grouped_hopper", "hopper_kernel<(Form)0", 2, kWgmma, 0, kHopper, 1},
     {"GroupedDx", "grouped_hopper", "hopper_kernel<(Form)1, (Finish)0", 1, kWgmma, 0, kHopper, 1},
-    {"GroupedDxGelu", "grouped_hopper", "hopper_kernel<(Form)1, (Finish)2", 1, kWgmma, 9, kHopper,
+    {"GroupedDxGelu", "grouped_hopper", "hopper_kernel<(Form)1, (Finish)2", 1, kWgmma, 0, kHopper,
      1},
-    {"GroupedDw", "grouped_hopper", "hopper_kernel<(Form)2", 2, kWgmma, 0, kHopper, 1},
+    {"GroupedDw", "grouped_hopper", "hopper_kernel<(Form)2", 2, kGradient, 0, kHopper, 1},
     {"Attention", "attention_hopper_forward", "hopper_forward_kernel<", 2, kFlash, 0, kHopper},
     {"AttentionDkv", "attention_hopper_dkv", "hopper_dkv_kernel<", 2, kFlash, 0, kHopper},
     {"AttentionDq", "attention_hopper_dq", "hopper_dq_kernel<", 2, kFlash, 0, kHopper},
@@ -220,18 +222,23 @@ TEST_P(Disassembly, HoldsWhatMakesItFast) {
 }
 
 // Two runs give the same bits because no sum depends on who comes first. (Counts may: they are
-// integers.)
+// integers. And weight gradients of grouped products are added to by the copy engine, but a launch
+// adds to each one once.)
 TEST(DisassemblyOfAll, NoKernelAddsFloatsByAtomics) {
   if (!has_tools()) GTEST_SKIP() << "cuobjdump and nvdisasm are not on PATH";
   if (!fs::exists(kObjects)) GTEST_SKIP() << kObjects << " is not here: only where it was built";
   const std::regex unordered("(ATOM|RED)[GS]?\\..*(F16|F32|F64|CAS).*|(UTMAREDG|UBLKRED).*");
+  const auto adds_once = [](const Function& f, const std::string& instruction) {
+    return f.name.starts_with("hopper_kernel<(Form)2") && instruction.starts_with("UTMAREDG");
+  };
   int kernels = 0;
   for (const auto& entry : fs::directory_iterator(kObjects)) {
     if (!entry.path().string().ends_with(".cu.o")) continue;
     for (const Function& f : disassemble(entry.path(), architectures().front())) {
       ++kernels;
       for (const auto& [instruction, times] : f.instructions) {
-        EXPECT_FALSE(std::regex_match(instruction, unordered)) << instruction << " in " << f.name;
+        EXPECT_FALSE(std::regex_match(instruction, unordered) && !adds_once(f, instruction))
+            << instruction << " in " << f.name;
       }
     }
   }

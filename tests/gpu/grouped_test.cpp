@@ -27,6 +27,8 @@ const std::vector<Case> kCases = {{"odd", {0, 0, 5, 6, 6, 60, 60}, 4, 37, 21},
                                   {"ragged", {0, 130, 131, 131, 260, 460}, 9, 264, 200},
                                   {"one expert has all", {0, 0, 300, 300}, 20, 512, 192},
                                   {"around 64 rows", {0, 64, 127, 192, 257}, 3, 320, 328},
+                                  {"few rows", {0, 0, 2, 3, 3, 5}, 2, 136, 264},
+                                  {"few rows from the second on", {1, 2, 2, 3}, 5, 31, 1032},
                                   {"many row tiles", {0, 2500, 2501, 2700}, 1, 264, 72}};
 
 Tensor absolute(const Tensor& x) {

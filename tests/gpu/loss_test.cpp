@@ -195,5 +195,104 @@ TEST(Distill, TwinsAgree) {
   }
 }
 
+// |want|'s rounding, and what e^x's error does to each of the three terms of a gradient. The losses
+// are sums of terms whose logarithms have size 15 at most.
+void check_in_place(const Shape& shape, DType d, double temperature, double ce, double kd) {
+  const std::string what = name_of("distill_in_place", d, shape) + cat(" T ", temperature);
+  const auto f32 = [&] { return Tensor({shape[0]}, DType::f32); };
+  const Tensor student = normal(shape, d, 2, 1), teacher = normal(shape, d, 2, 2);
+  const int64_t tokens = shape[0] + 3;
+  const Call call{{ids({shape[0]}, shape[1], -std::max<int64_t>(1, shape[1] / 4)), teacher,
+                   Tensor::from(std::vector<double>{ce, kd}, {2})},
+                  {student, f32(), f32()}};
+  const Twins t = run_twins(
+      call,
+      [&](const Tensors& x, Tensors& y) {
+        kernels::distill_in_place(x[0], x[1], temperature, x[2], tokens, y[0], y[1], y[2]);
+      },
+      {0}, what);
+  expect_close(t.cpu[1], t.gpu[1], kExp, kExp, what + " loss");
+  expect_close(t.cpu[2], t.gpu[2], kExp, 8 * kExp * temperature * temperature, what + " distill");
+  if (shape[0] == 0) return;
+  const auto lse = [&](const Tensor& x, double factor) {
+    std::vector<double> all;
+    const std::vector<double> values = x.to_vector();
+    for (int64_t n = 0; n < shape[0]; ++n) {
+      double sum = 0;
+      for (int64_t j = 0; j < shape[1]; ++j) {
+        sum += std::exp(factor * values[static_cast<size_t>(n * shape[1] + j)]);
+      }
+      all.push_back(std::log(sum));
+    }
+    return all;
+  };
+  const std::vector<double> want = t.cpu[0].to_vector(), s = student.to_vector(),
+                            te = teacher.to_vector(), l = lse(student, 1),
+                            ls = lse(student, 1 / temperature), lt = lse(teacher, 1 / temperature);
+  const double g = ce / static_cast<double>(tokens),
+               gk = kd * temperature / static_cast<double>(tokens);
+  expect_close(
+      t.cpu[0], t.gpu[0],
+      [&](int64_t i) {
+        const auto k = static_cast<size_t>(i), n = static_cast<size_t>(i / shape[1]);
+        const double p = g * std::exp(s[k] - l[n]);
+        const double q =
+            gk * (std::exp(s[k] / temperature - ls[n]) + std::exp(te[k] / temperature - lt[n]));
+        return 2 * unit_roundoff(d) * std::abs(want[k]) + kExp * (p + q) + 4 * 0x1p-24 * g;
+      },
+      what + " gradient");
+}
+
+// Rows kept in shared memory, rows that do not fit or start off a border, and more rows than a card
+// has room for at once.
+TEST(Distill, InPlaceAgrees) {
+  SKIP_WITHOUT_GPU();
+  std::vector<Shape> shapes = kShapes;
+  shapes.push_back({700, 1032});
+  shapes.push_back({1500, 8});
+  shapes.push_back({3, 28672});
+  for (DType d : kNarrow) {
+    for (const Shape& shape : shapes) {
+      check_in_place(shape, d, 1, 1, 0.7);
+      check_in_place(shape, d, 2, 0.5, 1);
+    }
+    check_in_place({31, 264}, d, 2.5, 0, 1);
+    check_in_place({31, 264}, d, 1, 1, 0);
+  }
+}
+
+TEST(Distill, InPlaceOfATeacherThatIsTheStudentIsZero) {
+  SKIP_WITHOUT_GPU();
+  for (DType d : kNarrow) {
+    for (const int64_t v : {int64_t{33}, int64_t{1032}, int64_t{50304}}) {
+      for (const double temperature : {1.0, 2.0}) {
+        const Tensor teacher = on_gpu(normal({5, v}, d, 3));
+        const Tensor share = on_gpu(Tensor::from(std::vector<double>{0, 1}, {2}));
+        const Tensor target = on_gpu(ids({5}, v, -3));
+        Tensor x = teacher.clone(), loss({5}, DType::f32, kGpu), distill = empty_like(loss);
+        kernels::distill_in_place(target, teacher, temperature, share, 5, x, loss, distill);
+        for (const double k : distill.to_vector()) EXPECT_EQ(k, 0);
+        for (const double dx : x.to_vector()) ASSERT_EQ(dx, 0);
+      }
+    }
+  }
+}
+
+TEST(Distill, ATargetOutsideTheVocabularyGivesNanThereAlone) {
+  SKIP_WITHOUT_GPU();
+  for (const int64_t v : {int64_t{40}, int64_t{41}}) {
+    const Tensor target = on_gpu(Tensor::from(std::vector<int32_t>{1, 41, -1}, {3}));
+    const Tensor teacher = on_gpu(normal({3, v}, DType::f32, 1, 2));
+    const Tensor share = on_gpu(Tensor::from(std::vector<double>{1, 1}, {2}));
+    Tensor x = on_gpu(normal({3, v})), loss({3}, DType::f32, kGpu), distill = empty_like(loss);
+    kernels::distill_in_place(target, teacher, 2, share, 3, x, loss, distill);
+    const std::vector<double> l = loss.to_vector(), g = x.to_vector();
+    for (int64_t n = 0; n < 3; ++n) {
+      EXPECT_EQ(std::isnan(l[static_cast<size_t>(n)]), n == 1);
+      EXPECT_EQ(std::isnan(g[static_cast<size_t>(n * v + 7)]), n == 1);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace pyramoe::gputest

@@ -4,6 +4,7 @@
 
 #include <map>
 
+#include "core/cuda_device.h"
 #include "tests/gpu/support.h"
 
 namespace pyramoe {
@@ -125,6 +126,121 @@ TEST(TrainOnGpu, TwoRunsAndTheirGraphsGiveTheSameBits) {
                                   std::string(family.name) + " " + dtype);
       }
     }
+  }
+}
+
+data::Batch counting_batch(const train::RunConfig& config) {
+  data::Batch batch;
+  batch.rows = config.train.batch;
+  batch.context = config.model.context;
+  for (int64_t i = 0; i < batch.rows * batch.context; ++i) {
+    batch.tokens.push_back(static_cast<int32_t>(i * 7 % config.model.vocab));
+    batch.targets.push_back(static_cast<int32_t>((i + 1) * 7 % config.model.vocab));
+  }
+  return batch;
+}
+
+// Dropout, gate noise and random token selection are replayed too, each step and micro-batch with
+// numbers of its own, and drawn again where blocks are recomputed.
+TEST(TrainOnGpu, StepsThatDrawNumbersAreReplayedBitForBit) {
+  SKIP_WITHOUT_GPU();
+  for (const char* noise : {"jitter", "rsample"}) {
+    for (const char* dtype : {"f32", "bf16"}) {
+      const test::ScratchFolder scratch;
+      train::RunConfig config = config_of(families()[1], dtype, scratch.path("run"));
+      config.model.noise = noise;
+      config.model.dropout = 0.2;
+      config.model.drop_by = "random";
+      config.train.recompute = true;
+      if (config.train.dtype == "bf16") config.train.states = "bf16";
+      ASSERT_EQ(config.train.batch, 2 * config.train.micro_batch);
+      train::Trainer graphs(config, kGpu);
+      config.train.graph = false;
+      train::Trainer eager(config, kGpu);
+      const data::Batch batch = counting_batch(config);
+      const std::string what = std::string(noise) + " " + dtype;
+      for (int i = 0; i < 6; ++i) {
+        const train::StepResult a = graphs.step_on(batch), b = eager.step_on(batch);
+        ASSERT_EQ(a.loss, b.loss) << what << ", step " << i;
+        ASSERT_EQ(a.grad_norm, b.grad_norm) << what << ", step " << i;
+      }
+      EXPECT_TRUE(graphs.replays_steps()) << what;
+      EXPECT_FALSE(eager.replays_steps()) << what;
+      for (size_t i = 0; i < graphs.buffers().groups().size(); ++i) {
+        gputest::expect_same_bits(graphs.buffers().groups()[i].param,
+                                  eager.buffers().groups()[i].param, what);
+      }
+    }
+  }
+}
+
+// With a learning rate of zero nothing but the drawn numbers changes from step to step.
+TEST(TrainOnGpu, ReplayedStepsDrawAnew) {
+  SKIP_WITHOUT_GPU();
+  const test::ScratchFolder scratch;
+  train::RunConfig config = config_of(families()[0], "f32", scratch.path("run"));
+  config.model.dropout = 0.2;
+  config.train.lr = config.train.min_lr = 0;
+  train::Trainer trainer(config, kGpu);
+  const data::Batch batch = counting_batch(config);
+  std::vector<double> seen;
+  for (int i = 0; i < 6; ++i) {
+    const double loss = trainer.step_on(batch).loss;
+    for (const double before : seen) EXPECT_NE(loss, before) << "step " << i;
+    seen.push_back(loss);
+  }
+  EXPECT_TRUE(trainer.replays_steps());
+}
+
+// By the allocator's count, and by what the driver has handed out: graphs are in it.
+TEST(TrainOnGpu, AStepStaysUnderItsMemoryLimit) {
+  SKIP_WITHOUT_GPU();
+  const test::ScratchFolder scratch;
+  train::RunConfig config = config_of(families()[1], "bf16", scratch.path("run"));
+  config.model.layers = 8;
+  config.model.experts = "(0 4)*4";
+  config.model.dim = 256;
+  config.model.heads = 4;
+  config.model.context = 256;
+  config.model.dropout = 0.1;
+  config.train.batch = 32;
+  config.train.micro_batch = 16;
+  struct Taken {
+    int64_t recomputed = 0, peak = 0, driver = 0;
+    double loss = 0;
+  };
+  constexpr int64_t kPieces = 64 << 20;  // the driver hands out 32 MB at a time, to pool and graphs
+  const auto used = [] {
+    cuda_device::trim(0);
+    return cuda_device::total_bytes(0) - cuda_device::free_bytes(0);
+  };
+  const auto take_steps = [&] {
+    Taken taken;
+    const int64_t held = device_bytes(kGpu), before = used();
+    train::Trainer trainer(config, kGpu);
+    trainer.plan_memory();
+    reset_device_peak_bytes(kGpu);
+    for (int i = 0; i < 5; ++i) taken.loss = trainer.step().loss;
+    EXPECT_TRUE(trainer.replays_steps());
+    taken.peak = device_peak_bytes(kGpu) - held;
+    taken.driver = used() - before;
+    for (const bool again : trainer.model().recomputed()) taken.recomputed += again;
+    return taken;
+  };
+  take_steps();  // the kernels' code is loaded
+  const Taken none = take_steps();
+  config.train.recompute = true;
+  const Taken all = take_steps();
+  config.train.recompute = false;
+  ASSERT_LT(all.peak, none.peak * 3 / 4);
+  for (const int percent : {10, 40, 70, 105}) {
+    const int64_t limit = (all.peak + (none.peak - all.peak) * percent / 100) * 50 / 49;
+    config.train.memory_limit = std::to_string(limit);
+    const Taken taken = take_steps();
+    EXPECT_EQ(taken.loss, none.loss) << percent;
+    EXPECT_LE(taken.peak, limit) << percent;
+    EXPECT_LE(taken.driver, limit + kPieces) << percent;
+    EXPECT_EQ(taken.recomputed == 0, percent > 100) << percent;
   }
 }
 
