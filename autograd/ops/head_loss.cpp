@@ -18,7 +18,7 @@ namespace pyramoe::ops {
 namespace {
 
 // A teacher's logits are needed for a moment only: so many rows of them exist at a time.
-constexpr int64_t kTeacherRows = 4096;
+constexpr int64_t kTeacherRows = 2048;
 
 struct Head {
   Tensor x, w, target;

@@ -6,7 +6,7 @@
 namespace pyramoe::gputest {
 namespace {
 
-const std::vector<int64_t> kSizes{1, 7, 33, 1025, 300007};
+const std::vector<int64_t> kSizes = fitting({1, 7, 33, 1025, 300007});
 
 Tensor scalars(bool skip) {
   return Tensor::from(std::vector<double>{3e-4, 0.271, 0.0975, 0.37, skip ? 1.0 : 0.0, 12.5}, {6});

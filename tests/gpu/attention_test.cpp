@@ -168,11 +168,14 @@ struct Result {
 };
 Result on_device(const Tensor& qkv, const Tensor& dy, const AttentionDropout& dropout) {
   const Tensor x = on_gpu(qkv), g = on_gpu(dy);
-  Result r{poisoned_like(dy),
-           poison(Tensor({qkv.dim(0), qkv.dim(3), qkv.dim(1)}, DType::f32, kGpu)),
+  // What lies behind the last head's lse must stay: tiles end after the last query.
+  const int64_t rows = qkv.dim(0) * qkv.dim(3) * qkv.dim(1), behind = 128;
+  const Tensor room = poison(Tensor({rows + behind}, DType::f32, kGpu)), kept = room.clone();
+  Result r{poisoned_like(dy), room.rows(0, rows).reshape({qkv.dim(0), qkv.dim(3), qkv.dim(1)}),
            poisoned_like(qkv)};
   kernels::attention_forward(x, dropout, r.y, r.lse);
   kernels::attention_backward(g, x, r.y, r.lse, dropout, r.dqkv);
+  expect_same_bits(kept.rows(rows, rows + behind), room.rows(rows, rows + behind), "behind lse");
   return r;
 }
 
@@ -188,6 +191,18 @@ void check(const Sizes& s, DType type, const AttentionDropout& dropout = {}) {
   expect_same_bits(got.y, again.y, name + " y twice");
   expect_same_bits(got.lse, again.lse, name + " lse twice");
   expect_same_bits(got.dqkv, again.dqkv, name + " dqkv twice");
+}
+
+// Every path once: few enough for a sanitizer. 134 heads are more tiles than multiprocessors.
+TEST(CudaAttention, MatchesPlainLoopsOnEachPath) {
+  SKIP_WITHOUT_GPU();
+  for (const int64_t dim : {64, 128}) {
+    check({1, 129, 2, dim}, DType::bf16);
+    check({67, 3, 2, dim}, DType::bf16);
+  }
+  check({1, 129, 2, 40}, DType::bf16);
+  check({1, 65, 1, 160}, DType::bf16);
+  check({1, 70, 2, 16}, DType::f32);
 }
 
 TEST(CudaAttention, MatchesPlainLoopsAtOddSizes) {

@@ -7,7 +7,7 @@
 namespace pyramoe::gputest {
 namespace {
 
-const std::vector<int64_t> kSizes{1, 7, 8, 33, 1025, 4096, 100003};
+const std::vector<int64_t> kSizes = fitting({1, 7, 8, 33, 1025, 4096, 100003});
 
 // Elements of one result in one dtype may differ by the last bit.
 void check_map(const char* name, DType x, DType y, const RunKernel& run, double rel,

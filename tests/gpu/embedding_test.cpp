@@ -19,6 +19,7 @@ TEST(Embedding, ForwardAgreesBitForBit) {
   SKIP_WITHOUT_GPU();
   for (DType d : kNarrow) {
     for (const Case& c : kCases) {
+      if (left_out((c.count + c.rows) * c.d)) continue;
       const Call call{{ids({c.count}, c.rows, 0, 1), ids({c.count}, 40, 0, 2),
                        normal({c.rows, c.d}, d, 1, 3), normal({40, c.d}, d, 1, 4)},
                       {Tensor({c.count, c.d}, d)}};
@@ -39,6 +40,7 @@ TEST(Embedding, BackwardAgrees) {
   for (DType d : kNarrow) {
     for (DType out : kNarrow) {
       for (const Case& c : kCases) {
+        if (left_out((c.count + c.rows) * c.d)) continue;
         for (const bool accumulate : {false, true}) {
           const Call call{{normal({c.count, c.d}, d), ids({c.count}, c.rows)},
                           {normal({c.rows, c.d}, out, 1, 9)}};

@@ -196,6 +196,7 @@ INSTANTIATE_TEST_SUITE_P(DType, Grouped, ::testing::Values(DType::f32, DType::bf
 TEST_P(Grouped, ForwardIsTheCpus) {
   SKIP_WITHOUT_GPU();
   for (const Case& c : kCases) {
+    if (left_out(c.offsets.back() * std::max(c.m, c.k))) continue;
     const Inputs in(c, GetParam());
     for (bool bias : {false, true}) check_forward(in, bias);
   }
@@ -203,12 +204,16 @@ TEST_P(Grouped, ForwardIsTheCpus) {
 
 TEST_P(Grouped, InputGradientsAreTheCpus) {
   SKIP_WITHOUT_GPU();
-  for (const Case& c : kCases) check_dx(Inputs(c, GetParam()));
+  for (const Case& c : kCases) {
+    if (left_out(c.offsets.back() * std::max(c.m, c.k))) continue;
+    check_dx(Inputs(c, GetParam()));
+  }
 }
 
 TEST_P(Grouped, WeightGradientsAreTheCpus) {
   SKIP_WITHOUT_GPU();
   for (const Case& c : kCases) {
+    if (left_out(c.offsets.back() * std::max(c.m, c.k))) continue;
     const Inputs in(c, GetParam());
     for (bool accumulate : {false, true}) {
       check_dw(in, GetParam(), accumulate);

@@ -6,8 +6,15 @@
 namespace pyramoe::gputest {
 namespace {
 
-const std::vector<Shape> kShapes{{2, 1},     {3, 5},      {31, 33},    {9, 1025}, {40, 4096},
-                                 {5, 50257}, {40, 50304}, {2, 131072}, {0, 64}};
+const std::vector<Shape> kShapes = fitting({{2, 1},
+                                            {3, 5},
+                                            {31, 33},
+                                            {9, 1025},
+                                            {40, 4096},
+                                            {5, 50257},
+                                            {40, 50304},
+                                            {2, 131072},
+                                            {0, 64}});
 
 // e^x from the special-function unit, and an exponent of size up to 30 rounded to 2^-24 of itself.
 constexpr double kExp = 64 * 0x1p-24;

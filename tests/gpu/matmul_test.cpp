@@ -57,6 +57,7 @@ const std::vector<Size> kSizes = {
 TEST(Matmul, MatchesTheCpuInEveryTranspose) {
   SKIP_WITHOUT_GPU();
   for (const auto& [m, n, k] : kSizes) {
+    if (left_out(m * n + n * k)) continue;
     for (const DType type : {DType::f32, DType::bf16}) {
       for (const int flags : {0, 1, 2, 3}) {
         const bool ta = flags & 1, tb = flags & 2;
@@ -107,6 +108,7 @@ double gelu(double x) {
 TEST(Linear, BiasAndGeluMatchTheCpu) {
   SKIP_WITHOUT_GPU();
   for (const auto& [m, n, k] : kSizes) {
+    if (left_out(m * n + n * k)) continue;
     for (const DType type : {DType::f32, DType::bf16}) {
       for (const bool with_bias : {false, true}) {
         const Tensor x = normal({m, k}, type, 1, 1), w = normal({n, k}, type, 1, 2);
@@ -151,6 +153,7 @@ double gelu_slope(double x) {
 TEST(Linear, DxThroughGeluMatchesTheCpu) {
   SKIP_WITHOUT_GPU();
   for (const auto& [m, n, k] : kSizes) {
+    if (left_out(m * n + n * k)) continue;
     for (const DType type : {DType::f32, DType::bf16}) {
       const Tensor dy = normal({m, k}, type, 1, 1), w = normal({k, n}, type, 1, 2);
       const Tensor pre = normal({m, n}, type, 2, 3);

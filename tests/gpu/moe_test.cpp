@@ -390,11 +390,12 @@ Tensor some_rows(int64_t tokens, int64_t k, int64_t experts, bool drops) {
   return row;
 }
 
-struct Move {
+struct Move {  // the largest: more tokens than a GPU has warps at once
   int64_t tokens, k, d;
 };
-const Move kMoves[] = {{1, 1, 1},     {5, 2, 3},   {67, 1, 8},    {131, 3, 33}, {64, 2, 1024},
-                       {33, 1, 1032}, {17, 9, 64}, {20, 2, 4096}, {9, 2, 2050}, {0, 2, 16}};
+const Move kMoves[] = {{1, 1, 1},     {5, 2, 3},     {67, 1, 8},   {131, 3, 33},
+                       {64, 2, 1024}, {33, 1, 1032}, {17, 9, 64},  {20, 2, 4096},
+                       {9, 2, 2050},  {0, 2, 16},    {9000, 2, 16}};
 
 TEST(MoeGpu, TokensToSegmentsAndBack) {
   SKIP_WITHOUT_GPU();

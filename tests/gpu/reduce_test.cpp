@@ -16,6 +16,7 @@ TEST(Reduce, FlatSumsAgree) {
   SKIP_WITHOUT_GPU();
   for (DType d : kNarrow) {
     for (int64_t n : {0, 1, 7, 33, 1025, 40000, 5000011}) {
+      if (left_out(n)) continue;
       for (DType out : {DType::f32, DType::f64}) {
         const Call call{{normal({n}, d, 3)}, {Tensor({1}, out)}};
         const double terms = sum_of(magnitude(call.in[0]));
@@ -55,6 +56,7 @@ TEST(Reduce, RowSumsAgree) {
                                                    {1000, 72},
                                                    {20011, 256},
                                                    {130, 4096}}) {
+        if (left_out(numel(shape))) continue;
         for (const bool accumulate : {false, true}) {
           const Call call{{normal(shape, d)}, {normal({shape[1]}, out, 1, 7)}};
           const std::string what = name_of("sum_rows", d, shape);

@@ -1,5 +1,8 @@
 // What tests of CUDA kernels share: tensors on both devices, and how close twins must be.
 //
+// With PYRAMOE_SMALL=1 large cases are left out: under a sanitizer (tests/gpu/sanitize.sh) each
+// access costs a hundred times more.
+//
 // The CPU twin is the definition of right. A bound says how far element i may be off; where sums
 // are rounded it follows from the inputs (c * eps * sum of |terms|), never from one norm.
 #pragma once
@@ -7,6 +10,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <string>
@@ -21,6 +25,20 @@
   } while (0)
 
 namespace pyramoe::gputest {
+
+inline bool left_out(int64_t elements) {
+  static const bool small = std::getenv("PYRAMOE_SMALL") != nullptr;
+  return small && elements > int64_t{1} << 17;
+}
+// A list of sizes or shapes without those that are left out.
+inline std::vector<int64_t> fitting(std::vector<int64_t> sizes) {
+  std::erase_if(sizes, left_out);
+  return sizes;
+}
+inline std::vector<Shape> fitting(std::vector<Shape> shapes) {
+  std::erase_if(shapes, [](const Shape& shape) { return left_out(numel(shape)); });
+  return shapes;
+}
 
 inline constexpr Device kGpu{DeviceType::cuda, 0};
 

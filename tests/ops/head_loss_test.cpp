@@ -134,6 +134,26 @@ TEST(HeadDistillLoss, EqualsTheLossesOfLogits) {
   }
 }
 
+// More rows than a teacher's logits exist of at a time.
+TEST(HeadDistillLoss, OfManyRowsAsksTheTeacherInTurns) {
+  const int64_t n = 20001;
+  const Tensor x = normal({n, 2}).make(1), w = normal({3, 2}).make(2), tx = normal({n, 2}).make(3),
+               tw = normal({3, 2}).make(4), target = ids({n}, 3).make(5);
+  const Tensor share = Tensor::from(std::vector<double>{1, 1}, {2});
+  const Tensor seed = Tensor::scalar(1, DType::f64);
+  const Var px(x.clone(), true), hx(x.clone(), true), hw(w);
+  const Var logits = ops::linear(px, hw, Var());
+  const Tensor taught = ops::linear(Var(tx), Var(tw), Var()).value();
+  const Vars parts{ops::cross_entropy(logits, target), ops::distill_loss(logits, taught, 2)};
+  backward(ops::weighted_sum(parts, share), seed);
+  const Vars fused = ops::head_distill_loss(hx, hw, target, {tx, tw, 2, share});
+  EXPECT_NEAR(fused[1].value().item(), parts[0].value().item(), 1e-12);
+  EXPECT_NEAR(fused[2].value().item(), parts[1].value().item(), 1e-12);
+  backward(fused[0], seed);
+  const std::vector<double> want = px.grad().to_vector(), got = hx.grad().to_vector();
+  for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(want[i], got[i], 1e-16) << i;
+}
+
 TEST(HeadDistillLoss, OfATeacherThatIsTheStudentIsZero) {
   const Pair p;
   for (const double temperature : {1.0, 2.0}) {

@@ -1,0 +1,180 @@
+# Plants the bugs of planted_bugs.txt one at a time and sees whether the tests turn red.
+#
+# The file with the bug is a copy in a temporary folder that the compiler meets first; the build's
+# own commands compile it (for a header: every source of gpu_test that reads it) and link the
+# objects in place of the right ones. So a bug costs one or a few compilations and a link, and
+# nothing has to be put back.
+import concurrent.futures
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+SECONDS = int(os.environ.get("PLANTED_SECONDS", 120))  # for the tests of a bug: some let them hang
+AT_ONCE = int(os.environ.get("PLANTED_AT_ONCE", 1))  # bugs that run at a time, on one GPU
+# As in tests/run.sh: memory that nobody wrote is NaN.
+ENVIRONMENT = dict(os.environ, PYRAMOE_FILL_NAN="1")
+
+
+def read_bugs():
+    """Blocks of '== name', 'file F', 'tests FILTER', then '- ' lines for '+ ' lines."""
+    bugs = []
+    for line in open(os.path.join(HERE, "planted_bugs.txt")):
+        line = line.rstrip("\n")
+        if line.startswith("== "):
+            bugs.append({"name": line[3:], "old": [], "new": []})
+        elif line.startswith("file "):
+            bugs[-1]["file"] = line[5:]
+        elif line.startswith("tests "):
+            bugs[-1]["tests"] = line[6:]
+        elif line[:1] in ("-", "+"):
+            bugs[-1]["old" if line[0] == "-" else "new"].append(line[2:])
+    return bugs
+
+
+class Build:
+    """A finished ninja build: how it compiles each object of gpu_test, and how it links them."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        lines = self.ninja("commands", "gpu_test").splitlines()
+        self.link = next(l for l in reversed(lines) if " -o gpu_test " in l)
+        self.compile = {}
+        for line in lines:
+            source = re.search(r" -c (\S+/cuda/\S+\.c\w+) -o (\S+)", line)
+            if source:
+                self.compile[source[2]] = line
+        self.readers = {}  # header or source -> objects
+        if not self.compile:
+            sys.exit(f"{folder}: gpu_test is not built of CUDA sources; configure with CUDA")
+        for block in self.ninja("deps", *self.compile).split("\n\n"):
+            rows = block.split("\n")
+            for row in rows[1:]:
+                read = re.search(r"/(cuda/[^/]+)$", row.strip())
+                if read:
+                    self.readers.setdefault(read[1], set()).add(rows[0].split(":")[0])
+
+    def ninja(self, tool, *args):
+        return subprocess.run(["ninja", "-C", self.folder, "-t", tool, *args], check=True,
+                              text=True, stdout=subprocess.PIPE).stdout
+
+    def run(self, command):
+        done = subprocess.run(["bash", "-c", command], cwd=self.folder, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        if done.returncode:
+            raise RuntimeError(done.stdout[-1500:])
+
+    def make(self, bug, result):
+        """gpu_test with the bug, at `result`."""
+        root = os.path.dirname(os.path.dirname(HERE))
+        text = open(os.path.join(root, bug["file"])).read()
+        old, new = "\n".join(bug["old"]), "\n".join(bug["new"])
+        if text.count(old) != 1:
+            raise RuntimeError(f"stands {text.count(old)} times in {bug['file']}:\n{old}")
+        with tempfile.TemporaryDirectory() as tree:
+            place = os.path.join(tree, bug["file"])
+            os.makedirs(os.path.dirname(place))
+            open(place, "w").write(text.replace(old, new))
+            link = self.link.replace(" -o gpu_test ", f" -s -o {shlex.quote(result)} ")
+            for number, name in enumerate(sorted(self.readers[bug["file"]])):
+                command = self.compile[name]
+                target = os.path.join(tree, f"{number}.o")
+                source = re.search(r" -c (\S+) ", command)[1]
+                if source.endswith(bug["file"]):
+                    command = command.replace(f" -c {source} ", f" -c {place} ")
+                command = command.replace(f" -o {name}", f" -o {target}", 1)
+                command = re.sub(r" -MF \S+", f" -MF {target}.d", command)
+                self.run(command.replace(" -I", f" -I{tree} -I", 1))
+                link = link.replace(f" {name} ", f" {target} ")
+            self.run(link)
+
+
+def build_all(build, bugs, folder):
+    table = open(os.path.join(folder, "bugs"), "w")
+    subprocess.run(["cp", os.path.join(build.folder, "gpu_test"), folder], check=True)
+    subprocess.run(["strip", os.path.join(folder, "gpu_test")], check=True)
+
+    def make(bug):
+        path = os.path.join(folder, bug["id"])
+        start = time.time()
+        try:
+            build.make(bug, path)
+            print(f"built {bug['id']} {bug['name']} ({time.time() - start:.0f} s)", flush=True)
+        except RuntimeError as error:
+            print(f"FAILED {bug['name']}: does not build: {error}", flush=True)
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(make, bugs))
+    for bug in bugs:
+        table.write("|".join((bug["id"], bug["tests"], bug["name"])) + "\n")
+    table.close()
+
+
+def run_tests(program, tests, limit=SECONDS):
+    """(what was seen, or None where all is green, seconds)."""
+    start = time.time()
+    try:
+        done = subprocess.run([program, f"--gtest_filter={tests}", "--gtest_brief=1"], text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=limit,
+                              env=ENVIRONMENT)
+    except subprocess.TimeoutExpired:
+        return f"no end in {limit} s", limit
+    seconds = time.time() - start
+    if "SKIPPED" in done.stdout:
+        sys.exit("tests are skipped here: planted bugs need a GPU to show on")
+    if done.returncode == 0:
+        return None, seconds
+    failed = re.findall(r"\[  FAILED  \] (\S+?),? .*\(\d+ ms\)", done.stdout)
+    text = re.search(r"Failure\n(.*)", done.stdout)
+    if not failed:
+        return f"exit {done.returncode}: {done.stdout.strip()[-160:]!r}", seconds
+    return f"{', '.join(dict.fromkeys(failed))}: {text[1][:110] if text else ''}", seconds
+
+
+def run_all(folder):
+    rows = [line.rstrip("\n").split("|") for line in open(os.path.join(folder, "bugs"))]
+    right = os.path.join(folder, "gpu_test")
+    filters = ":".join(dict.fromkeys(row[1] for row in rows))
+    seen, seconds = run_tests(right, filters, 10 * SECONDS)
+    print(f"without a bug: {'green' if seen is None else seen} ({seconds:.0f} s)", flush=True)
+    green = seen is None
+
+    def look(row):
+        program = os.path.join(folder, row[0])
+        return run_tests(program, row[1]) if os.path.exists(program) else (None, 0)
+
+    found = 0
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        for (number, _, name), (seen, seconds) in zip(rows, pool.map(look, rows)):
+            found += seen is not None
+            print(f"{'found' if seen else 'NOT FOUND'} {number} {name} ({seconds:.1f} s): "
+                  f"{seen or ''}", flush=True)
+    print(f"{found} of {len(rows)} found", flush=True)
+    return 0 if green and found == len(rows) else 1
+
+
+def main(args):
+    if args[:1] == ["--run"]:
+        return run_all(args[1])
+    folder = None
+    if args[:1] == ["--into"]:
+        folder, args = args[1], args[2:]
+        os.makedirs(folder, exist_ok=True)
+    if not args:
+        sys.exit("usage: tests/gpu/planted.sh [--into FOLDER] BUILD [WORD] | --run FOLDER")
+    bugs = read_bugs()
+    for number, bug in enumerate(bugs, 1):
+        bug["id"] = f"{number:02}"
+    bugs = [bug for bug in bugs if len(args) < 2 or args[1] in bug["name"] + " " + bug["file"]]
+    if folder:
+        return build_all(Build(args[0]), bugs, folder)
+    with tempfile.TemporaryDirectory() as folder:
+        build_all(Build(args[0]), bugs, folder)
+        return run_all(folder)
+
+
+sys.exit(main(sys.argv[1:]))
