@@ -126,11 +126,12 @@ class Run {
     last_ = trainer_.evaluate();
     if (trainer_.stop_agreed()) stop();
     if (last_.tokens == 0 || !main_) return true;
-    metrics_->write(last_, result.step, result.tokens);
-    progress_->eval(last_, result.step);
+    // Before the row of metrics.jsonl: who reads there that the run is done finds its last numbers.
     write_file(config_.dir + "/eval.json",
                eval_json(last_, result.step, result.tokens, result.dropped, result.imbalance,
                          more_numbers()));
+    metrics_->write(last_, result.step, result.tokens);
+    progress_->eval(last_, result.step);
     return true;
   }
 
