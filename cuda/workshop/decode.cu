@@ -91,7 +91,7 @@ struct Bench {
     PM_LAUNCHED();
   }
   // `rows` rows of x from `row` on.
-  void library(int64_t row, int64_t rows, int i) const {
+  void few_rows(int64_t row, int64_t rows, int i) const {
     const bool done = gpu::few_rows({.rows = rows,
                                      .m = s.m,
                                      .k = s.k,
@@ -115,9 +115,9 @@ std::vector<Product> steps_of(const Bench& b) {
           {"wide", [&b, results](int i) { b.launch(warp_kernel<8>, results * 32, i); }},
           {"ahead",
            [&b](int i) {
-             for (int64_t row = 0; row < b.s.rows; ++row) b.library(row, 1, i);
+             for (int64_t row = 0; row < b.s.rows; ++row) b.few_rows(row, 1, i);
            }},
-          {"product", [&b](int i) { b.library(0, b.s.rows, i); }}};
+          {"product", [&b](int i) { b.few_rows(0, b.s.rows, i); }}};
 }
 
 int run(Sizes s) {

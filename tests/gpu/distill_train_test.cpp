@@ -1,12 +1,13 @@
 // Steps of a student with a teacher on the GPU, where both losses and the head are one op: against
 // the CPU's losses of logits in f64, equal bits in two runs, and the rule that ends distillation.
-#include "tests/gpu/support.h"
-#include "tests/train/support.h"
+#include "tests/gpu/train_support.h"
 
 namespace pyramoe {
 namespace {
 
+using gputest::gradients;
 using gputest::kGpu;
+using gputest::largest;
 
 // A PR-MoE student, wider than its teacher; nothing is drawn.
 train::RunConfig student_config(const test::ScratchFolder& scratch, const char* dtype,
@@ -31,22 +32,6 @@ void make_teacher(const test::ScratchFolder& scratch) {
   train::Trainer trainer(config, kCpu);
   while (trainer.steps_done() < 6) trainer.step();
   trainer.save();
-}
-
-std::map<std::string, Tensor> gradients(train::Trainer& trainer) {
-  std::map<std::string, Tensor> all;
-  for (const train::FlatGroup& group : trainer.buffers().groups()) {
-    for (const train::FlatSlot& slot : group.slots) {
-      all[slot.parameter->name] = group.view(group.grad, slot).to(kCpu);
-    }
-  }
-  return all;
-}
-
-double largest(const Tensor& x) {
-  double most = 0;
-  for (const double v : x.to_vector()) most = std::max(most, std::abs(v));
-  return most;
 }
 
 TEST(DistillOnGpu, AStepIsTheCpusInF64) {

@@ -1,16 +1,14 @@
 // Whole steps on the GPU: each family against the CPU in f64, equal bits in two runs, graphs that
 // change nothing, and checkpoints that move between devices.
-#include "tests/train/support.h"
-
-#include <map>
-
 #include "core/cuda_device.h"
-#include "tests/gpu/support.h"
+#include "tests/gpu/train_support.h"
 
 namespace pyramoe {
 namespace {
 
+using gputest::gradients;
 using gputest::kGpu;
+using gputest::largest;
 
 struct Family {
   const char* name;
@@ -54,22 +52,6 @@ train::RunConfig config_of(const Family& family, const char* dtype, const std::s
   config.train.dtype = dtype;
   family.set(config);
   return config;
-}
-
-std::map<std::string, Tensor> gradients(train::Trainer& trainer) {
-  std::map<std::string, Tensor> all;
-  for (const train::FlatGroup& group : trainer.buffers().groups()) {
-    for (const train::FlatSlot& slot : group.slots) {
-      all[slot.parameter->name] = group.view(group.grad, slot).to(kCpu);
-    }
-  }
-  return all;
-}
-
-double largest(const Tensor& x) {
-  double most = 0;
-  for (const double v : x.to_vector()) most = std::max(most, std::abs(v));
-  return most;
 }
 
 TEST(TrainOnGpu, AStepOfEachFamilyIsTheCpusInF64) {
