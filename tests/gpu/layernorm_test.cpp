@@ -1,5 +1,6 @@
 // Layer norm twins, alone and fused with the residual add: widths of a warp, of a block, and odd
-// ones; weights in f32 and bf16. Bounds follow from the terms of each element.
+// ones, and so many rows that blocks take turns; weights in f32 and bf16. Bounds follow from the
+// terms of each element.
 #include "core/kernels/layernorm.h"
 
 #include "tests/gpu/twins.h"
@@ -23,6 +24,7 @@ const std::vector<Shape> kShapes = fitting({{1, 1},
                                             {9, 8192},
                                             {5, 12288},
                                             {2, 20000},
+                                            {3301, 16},
                                             {9001, 32}});
 
 struct Rows {

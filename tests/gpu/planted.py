@@ -3,11 +3,13 @@
 # The file with the bug is a copy in a temporary folder that the compiler meets first; the build's
 # own commands compile it (for a header: every source of gpu_test that reads it) and link the
 # objects in place of the right ones. So a bug costs one or a few compilations and a link, and
-# nothing has to be put back.
+# nothing has to be put back. A race often gives right numbers: a bug may name the tool of NVIDIA's
+# compute-sanitizer that must complain while its tests run.
 import concurrent.futures
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,19 +20,23 @@ SECONDS = int(os.environ.get("PLANTED_SECONDS", 120))  # for the tests of a bug:
 AT_ONCE = int(os.environ.get("PLANTED_AT_ONCE", 1))  # bugs that run at a time, on one GPU
 # As in tests/run.sh: memory that nobody wrote is NaN.
 ENVIRONMENT = dict(os.environ, PYRAMOE_FILL_NAN="1")
+SANITIZER = os.environ.get("SANITIZER") or shutil.which("compute-sanitizer") or \
+    "/usr/local/cuda/bin/compute-sanitizer"
 
 
 def read_bugs():
-    """Blocks of '== name', 'file F', 'tests FILTER', then '- ' lines for '+ ' lines."""
+    """Blocks of '== name', 'file F', 'tests FILTER', maybe 'under TOOL', '- ' and '+ ' lines."""
     bugs = []
     for line in open(os.path.join(HERE, "planted_bugs.txt")):
         line = line.rstrip("\n")
         if line.startswith("== "):
-            bugs.append({"name": line[3:], "old": [], "new": []})
+            bugs.append({"name": line[3:], "under": "", "old": [], "new": []})
         elif line.startswith("file "):
             bugs[-1]["file"] = line[5:]
         elif line.startswith("tests "):
             bugs[-1]["tests"] = line[6:]
+        elif line.startswith("under "):
+            bugs[-1]["under"] = line[6:]
         elif line[:1] in ("-", "+"):
             bugs[-1]["old" if line[0] == "-" else "new"].append(line[2:])
     return bugs
@@ -110,17 +116,22 @@ def build_all(build, bugs, folder):
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(make, bugs))
     for bug in bugs:
-        table.write("|".join((bug["id"], bug["tests"], bug["name"])) + "\n")
+        table.write("|".join((bug["id"], bug["tests"], bug["under"], bug["name"])) + "\n")
     table.close()
 
 
-def run_tests(program, tests, limit=SECONDS):
+def run_tests(program, tests, tool="", limit=SECONDS):
     """(what was seen, or None where all is green, seconds)."""
     start = time.time()
+    command = [program, f"--gtest_filter={tests}", "--gtest_brief=1"]
+    environment = ENVIRONMENT
+    if tool:
+        command = [SANITIZER, "--tool", tool, "--error-exitcode", "99", "--print-limit", "20",
+                   "--show-backtrace", "no"] + command
+        environment = dict(ENVIRONMENT, PYRAMOE_SMALL="1", PYRAMOE_THREADS="2")
     try:
-        done = subprocess.run([program, f"--gtest_filter={tests}", "--gtest_brief=1"], text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=limit,
-                              env=ENVIRONMENT)
+        done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              timeout=limit, env=environment)
     except subprocess.TimeoutExpired:
         return f"no end in {limit} s", limit
     seconds = time.time() - start
@@ -128,6 +139,9 @@ def run_tests(program, tests, limit=SECONDS):
         sys.exit("tests are skipped here: planted bugs need a GPU to show on")
     if done.returncode == 0:
         return None, seconds
+    if tool and done.returncode == 99:
+        words = re.search(r"=+ .*\b(?:Race|Invalid|Barrier|hazard|Uninitialized)\b.*", done.stdout)
+        return f"{tool}: {words[0].strip('= ')[:150] if words else 'errors'}", seconds
     failed = re.findall(r"\[  FAILED  \] (\S+?),? .*\(\d+ ms\)", done.stdout)
     text = re.search(r"Failure\n(.*)", done.stdout)
     if not failed:
@@ -137,19 +151,24 @@ def run_tests(program, tests, limit=SECONDS):
 
 def run_all(folder):
     rows = [line.rstrip("\n").split("|") for line in open(os.path.join(folder, "bugs"))]
-    right = os.path.join(folder, "gpu_test")
-    filters = ":".join(dict.fromkeys(row[1] for row in rows))
-    seen, seconds = run_tests(right, filters, 10 * SECONDS)
-    print(f"without a bug: {'green' if seen is None else seen} ({seconds:.0f} s)", flush=True)
-    green = seen is None
+    # Without a bug: all tests, and under a tool those that need it.
+    plain = ":".join(dict.fromkeys(row[1] for row in rows if not row[2]))
+    right = [("gpu_test", plain, "")] if plain else []
+    right += dict.fromkeys(("gpu_test", row[1], row[2]) for row in rows if row[2])
 
-    def look(row):
-        program = os.path.join(folder, row[0])
-        return run_tests(program, row[1]) if os.path.exists(program) else (None, 0)
+    def look(work):
+        program = os.path.join(folder, work[0])
+        limit = SECONDS if work[0] != "gpu_test" else 10 * SECONDS
+        return run_tests(program, *work[1:3], limit) if os.path.exists(program) else (None, 0)
 
-    found = 0
+    green, found = True, 0
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-        for (number, _, name), (seen, seconds) in zip(rows, pool.map(look, rows)):
+        results = pool.map(look, right + rows)
+        for (_, filters, tool), (seen, seconds) in zip(right, results):
+            green = green and seen is None
+            print(f"without a bug{f' under {tool}: {filters}' if tool else ''}: "
+                  f"{'green' if seen is None else seen} ({seconds:.0f} s)", flush=True)
+        for (number, _, _, name), (seen, seconds) in zip(rows, results):
             found += seen is not None
             print(f"{'found' if seen else 'NOT FOUND'} {number} {name} ({seconds:.1f} s): "
                   f"{seen or ''}", flush=True)

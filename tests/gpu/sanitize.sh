@@ -9,18 +9,19 @@ build=$(cd "${1:?usage: tests/gpu/sanitize.sh BUILD [SECONDS]}" && pwd) limit=${
 tools=${SANITIZE_TOOLS:-memcheck initcheck synccheck racecheck}
 logs=${SANITIZE_LOGS:-$PWD/sanitize_logs}
 at_once=${SANITIZE_AT_ONCE:-8}
-sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
+sanitizer=${SANITIZER:-$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)}
 [ -x "$sanitizer" ] || { echo "compute-sanitizer is not here; it comes with the CUDA toolkit" >&2; exit 2; }
 mkdir -p "$logs"
 
-# Head dim 64 and 128 tokens a micro-batch: Hopper attention, the tiled router, two experts' sizes.
+# Head dim 64, 128 tokens a micro-batch, 64 or more of them at one of two experts: Hopper attention,
+# the tiled router, whole boxes of the grouped products.
 cat >"$logs/step.toml" <<'END'
 model.layers = 2
 model.dim = 128
 model.heads = 2
 model.context = 64
 model.vocab = 500
-moe.experts = "4 8"
+moe.experts = "2 8"
 moe.residual = true
 moe.capacity_factor = 1.25
 train.batch = 4
