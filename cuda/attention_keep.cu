@@ -34,17 +34,28 @@ __device__ __forceinline__ uint32_t keep_four(const RngKey& key, uint64_t counte
          (words.v[2] > limit ? 4u : 0u) | (words.v[3] > limit ? 8u : 0u);
 }
 
+// Bit 4 j + u is word u of counter from + 2 j.
+__device__ __forceinline__ uint32_t draw_eight(const RngKey& key, uint64_t from, uint32_t limit) {
+  const auto low = static_cast<uint32_t>(from);
+  const uint64_t high = from - low;
+  uint32_t bits = 0;
+  if (low < 0xfffffff0u) {  // one upper half: the rounds share what depends on it
+#pragma unroll
+    for (uint32_t j = 0; j < 8; ++j) bits |= keep_four(key, high | (low + 2 * j), limit) << 4 * j;
+  } else {
+#pragma unroll 1
+    for (uint32_t j = 0; j < 8; ++j) bits |= keep_four(key, from + 2 * j, limit) << 4 * j;
+  }
+  return bits;
+}
+
 // Four keys from element `first` on, 8 times, 8 elements apart: bit 4 j + u is element first + 8 j
 // + u. Where a row starts between counters, two of them serve four keys.
 __device__ __forceinline__ uint32_t draw(const RngKey& key, uint64_t first, uint32_t limit) {
   const int skew = static_cast<int>(first & 3);
-  uint32_t bits = 0;
-#pragma unroll
-  for (int j = 0; j < 8; ++j) bits |= keep_four(key, (first >> 2) + 2 * j, limit) << 4 * j;
+  const uint32_t bits = draw_eight(key, first >> 2, limit);
   if (skew == 0) return bits;
-  uint32_t next = 0;
-#pragma unroll
-  for (int j = 0; j < 8; ++j) next |= keep_four(key, (first >> 2) + 2 * j + 1, limit) << 4 * j;
+  const uint32_t next = draw_eight(key, (first >> 2) + 1, limit);
   const uint32_t low = 0x11111111u * (0xfu >> skew);
   return (bits >> skew & low) | (next << (4 - skew) & ~low);
 }

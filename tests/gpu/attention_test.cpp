@@ -249,6 +249,9 @@ TEST(CudaAttention, DropsProbabilitiesOnTensorCores) {
   check({1, 1000, 3, 64}, DType::bf16, dropout);
   check({1, 515, 2, 128}, DType::bf16, dropout);
   check({5, 129, 31, 64}, DType::bf16, dropout);
+  // Ids pass 2^34 in query 97 (78): their counters, 2^32.
+  check({1, 148, 2, 64}, DType::bf16, {0.2, dropout.key, 392162});
+  check({1, 125, 2, 64}, DType::bf16, {0.2, dropout.key, 549755});
   for (const double p : {1e-9, 0.5, 0.99}) {
     check({1, 140, 2, 64}, DType::bf16, {p, dropout.key, dropout.first_sequence});
   }
