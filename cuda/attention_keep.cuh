@@ -69,7 +69,7 @@ __device__ __forceinline__ bool kept(uint32_t word, int element) {
 // Draws the bits of a call; they live as long as this object. Empty where nothing is dropped. Of
 // very long sequences they would be more than this many bytes: then a path that draws as it goes
 // is taken instead.
-constexpr int64_t kMostKeepBytes = int64_t{1} << 30;
+constexpr int64_t kMostKeepBytes = int64_t{4} << 30;
 
 class KeepBits {
  public:
