@@ -63,6 +63,12 @@ void Var::set_value(Tensor value) const {
   state_->value = std::move(value);
 }
 
+Edge edge_of(const Var& x) {
+  if (!x.requires_grad()) return {};
+  const VarState& state = *x.state();
+  return {state.maker, state.output, state.maker ? nullptr : x.state(), state.value.shape()};
+}
+
 Vars record(const char* op, Tensors outputs, Vars inputs, BackwardFn backward) {
   const bool needed = grad_on && std::any_of(inputs.begin(), inputs.end(),
                                              [](const Var& x) { return x.requires_grad(); });
@@ -72,7 +78,7 @@ Vars record(const char* op, Tensors outputs, Vars inputs, BackwardFn backward) {
   if (!needed) return result;
   auto node = std::make_shared<Node>();
   node->op = op;
-  node->inputs = std::move(inputs);
+  for (const Var& x : inputs) node->inputs.push_back(edge_of(x));
   node->outputs = static_cast<int64_t>(result.size());
   node->backward = std::move(backward);
   for (size_t i = 0; i < result.size(); ++i) {
