@@ -9,6 +9,7 @@
 #include "core/kernels/attention_checks.h"
 #include "cuda/attention.cuh"
 #include "cuda/attention_keep.cuh"
+#include "cuda/initcheck.h"
 
 namespace pyramoe::kernels::cuda {
 namespace {
@@ -92,7 +93,10 @@ void attention_forward(const Tensor& qkv, const AttentionDropout& dropout, Tenso
     if constexpr (sizeof(T) == 2) {
       const bool fits =
           attention::hopper_takes(f.dim, qkv.raw(), y.raw()) && hopper_drops(dropout, s);
-      if (fits) return attention::hopper_forward(f);
+      if (fits) {
+        gpu::fill_for_initcheck(y.raw(), y.bytes());
+        return attention::hopper_forward(f);
+      }
     }
     forward_tiles(f);
   });
@@ -118,7 +122,10 @@ void attention_backward(const Tensor& dy, const Tensor& qkv, const Tensor& y, co
       const bool fits = attention::hopper_takes(f.dim, qkv.raw(), dy.raw()) &&
                         attention::hopper_takes(f.dim, dqkv.raw(), y.raw()) &&
                         hopper_drops(dropout, s);
-      if (fits) return attention::hopper_backward(f);
+      if (fits) {
+        gpu::fill_for_initcheck(dqkv.raw(), dqkv.bytes());
+        return attention::hopper_backward(f);
+      }
     }
     const gpu::Scratch delta(s.batch * s.heads * s.tokens * static_cast<int64_t>(sizeof(float)));
     f.delta = delta.data<float>();

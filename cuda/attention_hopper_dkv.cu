@@ -142,7 +142,10 @@ __device__ __forceinline__ void compute_keys(KeysShared<kDim>& m, const CUtensor
       hop::wgmma_commit();
       hop::wgmma_wait<1>();
       hop::wgmma_touch(s);
-      if (done >= 0) release(&m.empty[done]);
+      if (done >= 0) {
+        __syncwarp();  // all lanes have read lse and delta
+        release(&m.empty[done]);
+      }
       done = stage;
       turned_probabilities<kQueries>(s, m.lse2[stage], scale, tile * kTileRows + row - q0);
       to_left<kQueries>(p, s);
@@ -165,6 +168,7 @@ __device__ __forceinline__ void compute_keys(KeysShared<kDim>& m, const CUtensor
     hop::wgmma_wait<0>();
     hop::wgmma_touch(dv);
     hop::wgmma_touch(dk);
+    __syncwarp();
     release(&m.empty[done]);
     release(&m.kv_empty[place]);
     const int token = tile * kTileRows + group * kGroupRows, h = head % heads, b = head / heads;

@@ -10,6 +10,7 @@
 #include <tuple>
 
 #include "core/cuda_device.h"
+#include "cuda/initcheck.h"
 #include "cuda/launch.cuh"
 
 namespace pyramoe::gpu {
@@ -145,6 +146,7 @@ Handle& handle() {
     handle = std::make_unique<Handle>();
     PM_CUBLAS(cublasLtCreate(&handle->lt));
     PM_CUDA(cudaMalloc(&handle->workspace, kWorkspace));
+    fill_for_initcheck(handle->workspace, kWorkspace);
   }
   return *handle;
 }
@@ -179,6 +181,8 @@ bool multiply(const Product& p) {
   if (!plan.found) return false;
   if (key.bias) set(plan.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, p.bias);
   if (aux != nullptr) set(plan.desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, aux);
+  if (!p.accumulate && out != p.gelu_of) fill_for_initcheck(out, p.m * p.n * size_of(p.c_type));
+  if (p.pre) fill_for_initcheck(p.pre, p.m * p.n * size_of(p.type));
   const float alpha = 1, beta = p.accumulate ? 1 : 0;
   const cublasStatus_t status =
       cublasLtMatmul(h.lt, plan.desc, &alpha, p.b, plan.a, p.a, plan.b, &beta, out, plan.c, out,

@@ -24,7 +24,7 @@ const std::vector<Shape> kShapes = fitting({{1, 1},
                                             {9, 8192},
                                             {5, 12288},
                                             {2, 20000},
-                                            {3301, 16},
+                                            {1700, 8},
                                             {9001, 32}});
 
 struct Rows {

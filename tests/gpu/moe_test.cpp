@@ -45,12 +45,6 @@ void expect_equal(const Both& both, const std::string& what) {
   }
 }
 
-Tensor magnitude(const Tensor& x) {
-  Tensor y = x.to(DType::f64).clone();
-  for (double& v : y.span<double>()) v = std::abs(v);
-  return y;
-}
-
 // Two f32 sums of the same terms, each rounded once to the dtype: one step of it, plus `steps`
 // roundings in f32 of the sum of |terms|.
 void expect_sum(const Tensor& want, const Tensor& got, const Tensor& terms, double steps,
@@ -109,6 +103,7 @@ struct Wants {
   const char* name;
   int64_t rows, k, experts, groups;
   bool one;  // all want the last expert
+  int64_t elements() const { return rows * k; }
 };
 const Wants kWants[] = {
     {"small", 12, 2, 5, 3, false},        {"one token", 1, 1, 1, 1, false},
@@ -128,7 +123,7 @@ Tensor wanted(const Wants& w, uint64_t seed) {
 
 TEST(MoeGpu, CapacityKeepsWhomTheCpuKeeps) {
   SKIP_WITHOUT_GPU();
-  for (const Wants& w : kWants) {
+  for (const Wants& w : fitting(kWants)) {
     const int64_t group = w.rows > 0 ? w.rows / w.groups : 1;
     for (const DropBy order : {DropBy::position, DropBy::probability, DropBy::random}) {
       for (const int64_t capacity : {int64_t{1}, std::max<int64_t>(1, group * w.k / w.experts),
@@ -151,7 +146,7 @@ TEST(MoeGpu, CapacityKeepsWhomTheCpuKeeps) {
 
 TEST(MoeGpu, RowsOffsetsAndLoadsAreTheCpus) {
   SKIP_WITHOUT_GPU();
-  for (const Wants& w : kWants) {
+  for (const Wants& w : fitting(kWants)) {
     for (const bool drops : {false, true}) {
       Tensor kept = drops ? ids({w.rows, w.k}, 3, 0, 6).to(DType::i32) : Tensor();
       if (drops) {
@@ -175,7 +170,7 @@ TEST(MoeGpu, RowsOffsetsAndLoadsAreTheCpus) {
 
 TEST(MoeGpu, PlacesByPositionAndRowsInOneSort) {
   SKIP_WITHOUT_GPU();
-  for (Wants w : kWants) {
+  for (Wants w : fitting(kWants)) {
     w.k = 1;
     const int64_t group = w.rows > 0 ? w.rows / w.groups : 1;
     for (const int64_t capacity :
@@ -392,6 +387,7 @@ Tensor some_rows(int64_t tokens, int64_t k, int64_t experts, bool drops) {
 
 struct Move {  // the largest: more tokens than a GPU has warps at once
   int64_t tokens, k, d;
+  int64_t elements() const { return tokens * k * d; }
 };
 const Move kMoves[] = {{1, 1, 1},     {5, 2, 3},     {67, 1, 8},   {131, 3, 33},
                        {64, 2, 1024}, {33, 1, 1032}, {17, 9, 64},  {20, 2, 4096},
@@ -400,7 +396,7 @@ const Move kMoves[] = {{1, 1, 1},     {5, 2, 3},     {67, 1, 8},   {131, 3, 33},
 TEST(MoeGpu, TokensToSegmentsAndBack) {
   SKIP_WITHOUT_GPU();
   for (const DType type : kTypes) {
-    for (const Move& m : kMoves) {
+    for (const Move& m : fitting(kMoves)) {
       for (const bool drops : {false, true}) {
         const std::string what = cat("N ", m.tokens, " k ", m.k, " D ", m.d, drops ? " drops" : "");
         const Tensor row = some_rows(m.tokens, m.k, 6, drops);
@@ -472,7 +468,7 @@ TEST(MoeGpu, OneHotForm) {
 TEST(MoeGpu, ResidualMix) {
   SKIP_WITHOUT_GPU();
   for (const DType type : kTypes) {
-    for (const Move& m : kMoves) {
+    for (const Move& m : fitting(kMoves)) {
       const Shape shape{m.tokens, m.d};
       const Tensor a = normal(shape, type), b = normal(shape, type, 1, 2),
                    share = normal({m.tokens, 2}, type, 1, 3), dy = normal(shape, type, 1, 4);

@@ -128,7 +128,8 @@ def run_tests(program, tests, tool="", limit=SECONDS):
     if tool:
         command = [SANITIZER, "--tool", tool, "--error-exitcode", "99", "--print-limit", "20",
                    "--show-backtrace", "no"] + command
-        environment = dict(ENVIRONMENT, PYRAMOE_SMALL="1", PYRAMOE_THREADS="2")
+        environment = dict(os.environ, PYRAMOE_SMALL="1", PYRAMOE_THREADS="2",
+                           PYRAMOE_INITCHECK="1" if tool == "initcheck" else "0")
     try:
         done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               timeout=limit, env=environment)

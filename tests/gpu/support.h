@@ -40,6 +40,15 @@ inline std::vector<Shape> fitting(std::vector<Shape> shapes) {
   return shapes;
 }
 
+// Cases say how many elements they have.
+template <class Case, size_t N>
+requires requires(const Case& c) { c.elements(); }
+std::vector<Case> fitting(const Case (&cases)[N]) {
+  std::vector<Case> some(cases, cases + N);
+  std::erase_if(some, [](const Case& c) { return left_out(c.elements()); });
+  return some;
+}
+
 inline constexpr Device kGpu{DeviceType::cuda, 0};
 
 inline Tensor on_gpu(const Tensor& x) { return x.to(kGpu); }
@@ -57,6 +66,13 @@ inline Tensor normal(Shape shape, DType type = DType::f32, double scale = 1, uin
     x.data<double>()[i] = scale * random_normal(key, static_cast<uint64_t>(i));
   }
   return x.to(type);
+}
+
+// |x| in f64.
+inline Tensor magnitude(const Tensor& x) {
+  Tensor y = x.to(DType::f64).clone();
+  for (double& v : y.span<double>()) v = std::abs(v);
+  return y;
 }
 
 // i32 in [from, below).

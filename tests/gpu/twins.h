@@ -47,13 +47,6 @@ inline Tensor off_border(const Tensor& x) {
   return view;
 }
 
-// |x| in f64.
-inline Tensor magnitude(const Tensor& x) {
-  Tensor y = x.to(DType::f64).clone();
-  for (double& v : y.span<double>()) v = std::abs(v);
-  return y;
-}
-
 inline std::string name_of(const char* kernel, DType type, const Shape& shape) {
   return cat(kernel, " ", to_string(type), " ", to_string(shape));
 }
