@@ -2,6 +2,7 @@
 //
 //   P = exp(scale Q Kᵀ - lse)    dV = Pᵀ dY    dP = dY Vᵀ
 //   dS = P (dP - delta)          dQ = scale dS K    dK = scale dSᵀ Q
+// With dropout, Z = 0 or 1 / (1 - p) stands at P in dV and at dP in dS.
 // Two kernels, each the owner of what it sums: one keeps a tile of keys and streams queries (dK,
 // dV), one keeps a tile of queries and streams keys (dQ). Scores and dP are computed twice, 7
 // products for 5, but no fp32 dQ goes through memory, nobody waits for anybody, and P and dS go
@@ -40,9 +41,10 @@ __global__ void prepare_kernel(const __grid_constant__ Backward<Bf16> f, int pad
   lse2[head * padded + t] = inside ? f.lse[head * f.tokens + t] * kLog2e : INFINITY;
 }
 
-template <int kDim>
-void launch(const Backward<Bf16>& f) {
+template <int kDim, bool kDrop>
+void launch(const Backward<Bf16>& f, const Keep& keep) {
   BackwardArgs args{};
+  args.keep = keep;
   args.tokens = f.tokens, args.padded = static_cast<int>(ceil_div(f.tokens, kPad)) * kPad;
   args.scale = f.scale;
   const int64_t rows = static_cast<int64_t>(f.batch) * f.heads * args.padded;
@@ -54,16 +56,20 @@ void launch(const Backward<Bf16>& f) {
   PM_LAUNCHED();
   const int64_t streamed = int64_t{2} * f.tokens * kDim * static_cast<int64_t>(sizeof(Bf16));
   args.order = order_of(f.batch, f.heads, f.tokens, streamed, false);
-  hopper_dkv<kDim>(f, args);
+  hopper_dkv<kDim, kDrop>(f, args);
   args.order.last_first = true;
-  hopper_dq<kDim>(f, args);
+  hopper_dq<kDim, kDrop>(f, args);
 }
 
 }  // namespace
 
 void hopper_backward(const Backward<Bf16>& f) {
-  if (f.dim == 64) return launch<64>(f);
-  launch<128>(f);
+  const KeepBits bits(f.drop, f.batch, f.heads, f.tokens, true);
+  const Keep& keep = bits.keep();
+  if (f.drop.threshold == 0) {
+    return f.dim == 64 ? launch<64, false>(f, keep) : launch<128, false>(f, keep);
+  }
+  f.dim == 64 ? launch<64, true>(f, keep) : launch<128, true>(f, keep);
 }
 
 }  // namespace pyramoe::gpu::attention
