@@ -32,12 +32,11 @@ struct Node {
 struct VarState {
   Tensor value;
   bool requires_grad = false;
-  Tensor grad;                    // leaves only
-  std::function<void()> place;    // gives grad its memory, where that is put off
-  bool grad_written = false;      // since reset_grad
-  std::function<Tensor()> again;  // makes value once more
-  std::shared_ptr<Node> maker;    // null for a leaf
-  int64_t output = 0;             // which output of maker
+  Tensor grad;                  // leaves only
+  std::function<void()> place;  // gives grad its memory, where that is put off
+  bool grad_written = false;    // since reset_grad
+  std::shared_ptr<Node> maker;  // null for a leaf
+  int64_t output = 0;           // which output of maker
 };
 
 }  // namespace pyramoe

@@ -73,18 +73,6 @@ bool Var::grad_written() const { return state_ && state_->grad_written; }
 
 Var Var::detach() const { return defined() ? Var(value()) : Var(); }
 
-void Var::set_again(std::function<Tensor()> again) const {
-  if (state_) state_->again = std::move(again);
-}
-
-Kept::Kept(const Var& x) {
-  if (x.defined() && x.state()->again) {
-    again_ = x.state()->again;
-  } else {
-    value_ = x.value();
-  }
-}
-
 void Var::set_value(Tensor value) const {
   PM_CHECK(state_ && !state_->maker, "set_value: only a leaf's numbers can be replaced");
   PM_CHECK(value.shape() == state_->value.shape(), "set_value: ", to_string(value.shape()),

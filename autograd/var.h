@@ -56,8 +56,6 @@ class Var {
   bool grad_written() const;
   // The same numbers without history.
   Var detach() const;
-  // Says how to make the value again, in the same bits, from what its op keeps anyway (see Kept).
-  void set_again(std::function<Tensor()> again) const;
   // Replaces a leaf's numbers (loading a checkpoint); same shape.
   void set_value(Tensor value) const;
 
@@ -69,21 +67,6 @@ class Var {
 };
 
 using Vars = std::vector<Var>;
-
-// A value that a closure needs in backward: kept, or made again where it came with the means to.
-class Kept {
- public:
-  Kept() = default;
-  explicit Kept(Tensor value) : value_(std::move(value)) {}
-  explicit Kept(const Var& x);
-  Tensor get() const { return again_ ? again_() : value_; }
-  // For an op that hands x on as its own output.
-  const std::function<Tensor()>& again() const { return again_; }
-
- private:
-  Tensor value_;
-  std::function<Tensor()> again_;
-};
 
 // Makes Vars of an op's outputs and, if any input needs a gradient and gradients are on, remembers
 // how to differentiate. `backward` gets one gradient per output (undefined = zero) and returns one

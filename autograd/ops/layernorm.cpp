@@ -1,6 +1,5 @@
 // Layer norm over the last axis, alone and after a residual add; keeps its input and two numbers a
-// row. From these whoever needs the output in backward can have it made again, so that it is not
-// kept beside the input.
+// row.
 #include "core/kernels/layernorm.h"
 
 #include "autograd/ops.h"
@@ -54,28 +53,16 @@ Grads norm_grads(const Saved& s, const Tensor& dy, const Tensor& around, const G
   return {dh, dw, db};
 }
 
-// The norm's output once more.
-void let_make_again(const Var& y, const Saved& s, double eps) {
-  if (!y.requires_grad()) return;
-  y.set_again([s, eps] {
-    Tensor again = empty_like(s.h), mean = empty_like(s.mean), rstd = empty_like(s.rstd);
-    kernels::layernorm_forward(s.h, s.weight, s.bias, eps, again, mean, rstd);
-    return again;
-  });
-}
-
 }  // namespace
 
 Var layer_norm(const Var& x, const Var& weight, const Var& bias, double eps) {
   Saved s = make_saved(x.value(), x.requires_grad(), weight, bias);
   Tensor y = empty_like(s.h);
   kernels::layernorm_forward(s.h, s.weight, s.bias, eps, y, s.mean, s.rstd);
-  const Var out = record("layer_norm", {y}, {x, weight, bias},
-                         [s](const Grads& dy, const GradInto& into) -> Grads {
-                           return norm_grads(s, dy[0], Tensor(), into[1], into[2]);
-                         })[0];
-  let_make_again(out, s, eps);
-  return out;
+  return record("layer_norm", {y}, {x, weight, bias},
+                [s](const Grads& dy, const GradInto& into) -> Grads {
+                  return norm_grads(s, dy[0], Tensor(), into[1], into[2]);
+                })[0];
 }
 
 Vars add_layer_norm(const Var& x, const Var& residual, const Var& weight, const Var& bias,
@@ -84,14 +71,12 @@ Vars add_layer_norm(const Var& x, const Var& residual, const Var& weight, const 
   Saved s = make_saved(h, x.requires_grad() || residual.requires_grad(), weight, bias);
   kernels::add_layernorm_forward(x.value(), residual.value(), s.weight, s.bias, eps, h, y, s.mean,
                                  s.rstd);
-  Vars both = record("add_layer_norm", {h, y}, {x, residual, weight, bias},
-                     [s](const Grads& dy, const GradInto& into) -> Grads {
-                       if (!dy[1].defined()) return {dy[0], dy[0], Tensor(), Tensor()};
-                       const Grads g = norm_grads(s, dy[1], dy[0], into[2], into[3]);
-                       return {g[0], g[0], g[1], g[2]};
-                     });
-  let_make_again(both[1], s, eps);
-  return both;
+  return record("add_layer_norm", {h, y}, {x, residual, weight, bias},
+                [s](const Grads& dy, const GradInto& into) -> Grads {
+                  if (!dy[1].defined()) return {dy[0], dy[0], Tensor(), Tensor()};
+                  const Grads g = norm_grads(s, dy[1], dy[0], into[2], into[3]);
+                  return {g[0], g[0], g[1], g[2]};
+                });
 }
 
 }  // namespace pyramoe::ops

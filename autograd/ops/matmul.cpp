@@ -19,8 +19,7 @@ Tensor as_matrix(const Tensor& w) { return w.reshape({-1, w.dim(-1)}); }
 
 // What a linear layer keeps for its backward pass.
 struct LinearSaved {
-  Kept x;          // (N, K)
-  Tensor w, bias;  // w (M, K), in any shape; bias for its shape alone
+  Tensor x, w, bias;  // w (M, K), in any shape; bias for its shape alone
   bool need_dx, need_dw, need_db;
 };
 
@@ -29,7 +28,7 @@ LinearSaved save_linear(const char* op, const Var& x, const Var& w, const Var& b
   PM_CHECK(x.dim(1) == w.dim(-1), op, ": x has K = ", x.dim(1), ", weight expects ", w.dim(-1));
   PM_CHECK(!bias.defined() || bias.value().numel() * w.dim(-1) == w.value().numel(), op, ": bias ",
            to_string(bias.shape()), " for a weight ", to_string(w.shape()));
-  return {Kept(x),           w.value(),         bias.value(),
+  return {x.value(),         w.value(),         bias.value(),
           x.requires_grad(), w.requires_grad(), bias.requires_grad()};
 }
 
@@ -37,13 +36,13 @@ LinearSaved save_linear(const char* op, const Var& x, const Var& w, const Var& b
 Grads linear_grads(const LinearSaved& s, const Tensor& dy, const GradInto& into) {
   Tensor dx, dw, db;
   if (s.need_dx) {
-    dx = Tensor({dy.dim(0), s.w.dim(-1)}, dy.dtype(), dy.device());
+    dx = empty_like(s.x);
     kernels::matmul(dy, false, as_matrix(s.w), false, false, dx);
   }
   if (s.need_dw) {
     dw = place_or_new(into[1], s.w);
     Tensor matrix = as_matrix(dw);
-    kernels::matmul(dy, true, s.x.get(), false, into[1].add, matrix);
+    kernels::matmul(dy, true, s.x, false, into[1].add, matrix);
   }
   if (s.need_db) {
     db = place_or_new(into[2], s.bias);
@@ -113,15 +112,15 @@ Var mlp(const Var& x, const Var& up, const Var& up_bias, const Var& down, const 
   LinearSaved second = save_linear("mlp", Var(hidden), down, down_bias);
   Tensor y({x.dim(0), down.dim(0)}, x.dtype(), x.value().device());  // (N, D)
   kernels::linear_forward(hidden, down.value(), down_bias.value(), y);
-  second.x = Kept();  // (N, F): the backward pass makes it again from pre
+  second.x = Tensor();  // (N, F): the backward pass makes it again from pre
   return record("mlp", {y}, {x, up, up_bias, down, down_bias},
                 [first, second, pre](const Grads& dy, const GradInto& into) -> Grads {
-                  Tensor again = empty_like(pre), dpre = pre;  // nobody else holds pre
-                  kernels::linear_dx_gelu(dy[0], second.w, pre, dpre, again);
-                  LinearSaved with_x = second;
-                  with_x.x = Kept(std::move(again));
-                  const Grads d = linear_grads(with_x, dy[0], {{}, into[3], into[4]});
-                  with_x.x = Kept();
+                  LinearSaved again = second;
+                  again.x = empty_like(pre);
+                  Tensor dpre = pre;  // nobody else holds pre
+                  kernels::linear_dx_gelu(dy[0], again.w, pre, dpre, again.x);
+                  const Grads d = linear_grads(again, dy[0], {{}, into[3], into[4]});
+                  again.x = Tensor();
                   Grads grads = linear_grads(first, dpre, {into[0], into[1], into[2]});
                   grads.push_back(d[1]);
                   grads.push_back(d[2]);

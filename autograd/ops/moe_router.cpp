@@ -42,20 +42,17 @@ Vars router(const Var& x, const Var& w, const RouterOptions& options, Tensor* ex
   if (balance.defined()) outputs.push_back(balance);
   if (z.defined()) outputs.push_back(z);
   const bool need_dx = x.requires_grad(), need_dw = w.requires_grad();
-  const Kept kept(x);
-  const auto backward = [=](const Grads& dy, const GradInto& into) -> Grads {
-    const Tensor none, tokens = kept.get();
-    Tensor dx = need_dx ? gather_dx(dy[0], tokens) : Tensor();
+  Vars y = record("router", outputs, {x, w}, [=](const Grads& dy, const GradInto& into) -> Grads {
+    const Tensor none;
+    Tensor dx = need_dx ? gather_dx(dy[0], in) : Tensor();
     Tensor dw = !need_dw                   ? Tensor()
                 : into[1].buffer.defined() ? into[1].buffer
                                            : empty_like(weights);
     kernels::router_backward(dy[1], dy.size() > 2 ? dy[2] : none, dy.size() > 3 ? dy[3] : none, p,
-                             lse, chosen, share, group_rows, tokens, weights, dy[0].defined(),
+                             lse, chosen, share, group_rows, in, weights, dy[0].defined(),
                              into[1].add, dx, dw);
     return {dx, dw};
-  };
-  Vars y = record("router", outputs, {x, w}, backward);
-  y[0].set_again(kept.again());
+  });
   y.resize(4);
   return y;
 }

@@ -36,10 +36,10 @@ int64_t held_by(const std::string& experts, int64_t layers, bool residual) {
 int64_t rows(int64_t count) { return count * kTokens * 32 * 4; }
 int64_t numbers(int64_t count) { return count * kTokens * 4; }
 
-TEST(KeptBytes, ADenseBlockKeepsTenRowsAToken) {
-  // The block's input and its sum with attention (what the norms start from), q, k, v, attention's
-  // output, and the hidden layer before GELU; two numbers of each norm, one a head of attention.
-  EXPECT_EQ(held_by("0", 2, false) - held_by("0", 1, false), rows(1 + 1 + 3 + 1 + 4) + numbers(6));
+TEST(KeptBytes, ADenseBlockKeepsTwelveRowsAToken) {
+  // The block's input and its sum with attention, the norm of each, q, k, v, attention's output,
+  // and the hidden layer before GELU; two numbers of each norm, one a head of attention.
+  EXPECT_EQ(held_by("0", 2, false) - held_by("0", 1, false), rows(2 + 2 + 3 + 1 + 4) + numbers(6));
 }
 
 TEST(KeptBytes, ABlockOfExpertsKeepsThoseOfItsRowsToo) {
