@@ -51,22 +51,10 @@ Product sizes(const char* op, Form form, const Tensor& rows, const Tensor& offse
           .bf16 = is_bf16(op, rows)};
 }
 
-void fill_for_initcheck(const Product& p) {
-  if (p.form == Form::dw) {
-    if (!p.accumulate) gpu::fill_for_initcheck(p.c, p.experts * p.m * p.k * (p.wide ? 4 : 2));
-    return;
-  }
-  const int64_t row_bytes = (p.form == Form::forward ? p.m : p.k) * 2;
-  for (void* out : {p.c, p.extra}) {
-    if (out == nullptr || out == p.pre) continue;
-    gpu::fill_rows_for_initcheck(out, row_bytes, p.offsets, p.experts);
-  }
-}
-
 void run(const Product& p) {
   if (gpu::few_rows(p)) return;
   if (gpu::has_hopper_kernels() && gpu::grouped::fits_hopper(p)) {
-    fill_for_initcheck(p);
+    gpu::fill_for_initcheck(p);
     gpu::grouped::hopper(p, gpu::multiprocessors(), gpu::stream());
   } else {
     gpu::grouped::portable(p, gpu::stream());

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "cuda/grouped.h"
 #include "cuda/launch.cuh"
 
 namespace pyramoe::gpu {
@@ -33,12 +34,19 @@ void fill_for_initcheck(void* data, int64_t bytes) {
   PM_CUDA(cudaMemsetAsync(data, 0xff, static_cast<size_t>(bytes), stream()));
 }
 
-void fill_rows_for_initcheck(void* data, int64_t row_bytes, const int32_t* offsets,
-                             int64_t experts) {
+void fill_for_initcheck(const grouped::Product& p) {
   if (!initcheck_is_blind()) return;
-  fill_rows_kernel<<<static_cast<unsigned>(multiprocessors()), 256, 0, stream()>>>(
-      static_cast<uint4*>(data), row_bytes / 16, offsets, experts);
-  PM_LAUNCHED();
+  if (p.form == grouped::Form::dw) {
+    if (!p.accumulate) fill_for_initcheck(p.c, p.experts * p.m * p.k * (p.wide ? 4 : 2));
+    return;
+  }
+  const int64_t row_words = (p.form == grouped::Form::forward ? p.m : p.k) / 8;
+  for (void* out : {p.c, p.extra}) {
+    if (out == nullptr || out == p.pre) continue;
+    fill_rows_kernel<<<static_cast<unsigned>(multiprocessors()), 256, 0, stream()>>>(
+        static_cast<uint4*>(out), row_words, p.offsets, p.experts);
+    PM_LAUNCHED();
+  }
 }
 
 }  // namespace pyramoe::gpu

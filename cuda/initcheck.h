@@ -10,13 +10,15 @@
 #include <cstdint>
 
 namespace pyramoe::gpu {
+namespace grouped {
+struct Product;
+}
 
 bool initcheck_is_blind();  // PYRAMOE_INITCHECK=1
 
 // On the compute stream; nothing without the flag.
 void fill_for_initcheck(void* data, int64_t bytes);
-// Rows [offsets[0], offsets[experts]) alone, of a multiple of 16 bytes: the others stay unwritten.
-void fill_rows_for_initcheck(void* data, int64_t row_bytes, const int32_t* offsets,
-                             int64_t experts);
+// What a grouped product on Hopper is to write: rows behind the last segment stay unwritten.
+void fill_for_initcheck(const grouped::Product& p);
 
 }  // namespace pyramoe::gpu
