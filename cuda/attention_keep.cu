@@ -1,5 +1,5 @@
 // Draws the mask of attention dropout: tiles of 64 queries x 64 keys, a bit each
-// (attention_keep.cuh says where). A block draws up to four tiles of the same queries.
+// (attention_keep.cuh says where). A block draws two tiles of the same queries.
 //
 // A Philox counter serves four neighbouring keys. Even lanes draw for row l / 4 of their warp, odd
 // ones for the row 8 below, four keys at a time; one exchange with the neighbour then gives each
@@ -11,7 +11,7 @@ namespace pyramoe::gpu::attention {
 namespace {
 
 constexpr int kStride = 72;  // words between halves of drawn bits: 8 banks apart
-constexpr int kTilesOfBlock = 4;
+constexpr int kTilesOfBlock = 2;
 
 // The key of each round of Philox, as kernel arguments: an operand from there costs nothing, an
 // addition in every thread and round does.
@@ -118,7 +118,7 @@ __device__ __forceinline__ uint32_t key_word(const uint32_t* drawn) {
   return word;
 }
 
-// Blocks: (heads, tiles of queries, fours of tiles of keys).
+// Blocks: (heads, tiles of queries, pairs of tiles of keys).
 template <bool kBackward>
 __global__ void __launch_bounds__(kKeepThreads)
     keep_kernel(const __grid_constant__ Drop drop, const __grid_constant__ RoundKeys keys,
