@@ -26,7 +26,7 @@ using Queue = std::map<int64_t, Waiting, std::greater<>>;
 thread_local const std::function<void(const VarState*)>* leaf_hook = nullptr;
 
 void give_to_leaf(VarState& leaf, const Tensor& grad) {
-  if (!leaf.grad.defined()) {
+  if (!grad_place(leaf).defined()) {
     leaf.grad = grad.clone();
   } else if (grad.same_memory(leaf.grad)) {
     // The op has written or added in place.
@@ -77,7 +77,7 @@ GradInto places(const std::vector<Edge>& inputs) {
     if (!inputs[i].leaf) continue;
     bool again = false;  // the same leaf twice in one op: only the first writes in place
     for (size_t j = 0; j < i; ++j) again |= inputs[j].leaf == inputs[i].leaf;
-    if (!again) into[i] = {inputs[i].leaf->grad, inputs[i].leaf->grad_written};
+    if (!again) into[i] = {grad_place(*inputs[i].leaf), inputs[i].leaf->grad_written};
   }
   return into;
 }

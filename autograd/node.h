@@ -14,6 +14,7 @@ struct Edge {
   Shape shape;
 };
 Edge edge_of(const Var& x);
+const Tensor& grad_place(VarState& leaf);
 
 struct Node {
   const char* op;
@@ -32,6 +33,7 @@ struct VarState {
   Tensor value;
   bool requires_grad = false;
   Tensor grad;                  // leaves only
+  std::function<void()> place;  // gives grad its memory, where that is put off
   bool grad_written = false;    // since reset_grad
   std::shared_ptr<Node> maker;  // null for a leaf
   int64_t output = 0;           // which output of maker

@@ -51,6 +51,23 @@ void Var::place_grad(Tensor buffer) const {
   state_->grad_written = false;
 }
 
+void Var::place_grad_late(std::function<void()> place) const {
+  PM_CHECK(state_ && !state_->maker, "place_grad_late: only a leaf has a place for its gradient");
+  state_->place = std::move(place);
+}
+
+const Tensor& grad_place(VarState& leaf) {
+  if (!leaf.grad.defined() && leaf.place) leaf.place();
+  return leaf.grad;
+}
+const Tensor& Var::grad_place() const { return state_ ? pyramoe::grad_place(*state_) : grad(); }
+
+void Var::drop_grad() const {
+  if (!state_) return;
+  state_->grad = Tensor();
+  state_->grad_written = false;
+}
+
 void Var::reset_grad() const { state_->grad_written = false; }
 bool Var::grad_written() const { return state_ && state_->grad_written; }
 
