@@ -19,18 +19,28 @@ namespace pyramoe::gpu::grouped {
 constexpr int kBoxBytes = 64 * 128;  // a box of 64 lines of 128 bytes, as all copies are
 constexpr int kRowBoxes = kTileRows / 64, kColumnBoxes = kTileColumns / 64;
 constexpr int kStage = (kRowBoxes + kColumnBoxes) * kBoxBytes;  // 48 KiB
-constexpr int kStages = 4;
-constexpr int kHopperThreads = 3 * 128;  // a producer, two consumers
+constexpr int kHopperThreads = 3 * 128;                         // a producer, two consumers
 constexpr int kMostHopperExperts = 640;  // their counts share the last KiB of shared memory
 constexpr int kPairs = 8;                // of row tiles that share a weight tile in a row
 template <Form F>
 constexpr int kBlocks = F == Form::dw ? 1 : 2;  // of a cluster
 
-struct Shared {                      // in dynamic shared memory, on a 1024-byte border
-  uint8_t stages[kStages][kStage];   // 64 k of 128 rows, then of 256 columns
-  uint8_t slots[2][2 * kSlotBytes];  // a consumer warpgroup's way out
-  uint64_t full[kStages], empty[kStages];
-  int before[1];  // (E + 1): pairs of tiles of the experts before
+// In dynamic shared memory, on a 1024-byte border. Either four stages and two areas a consumer warp
+// or, where tiles are thin (few stages each, as many bytes out as in), three and four: then a whole
+// tile can be on its way out at once.
+template <bool Thin>
+struct Shared {
+  static constexpr int kStages = Thin ? 3 : 4, kAreas = Thin ? 4 : 2;
+  uint8_t stages[kStages][kStage];       // 64 k of 128 rows, then of 256 columns
+  uint8_t areas[8][kAreas][kAreaBytes];  // a consumer warp's way out
+  uint64_t full[kStages], empty[kStages], landed[8];
+  int before[1];  // (E + 1): pairs of tiles of the experts before; dw: the offsets
+};
+
+// All that the copy engine moves.
+struct Maps {
+  CUtensorMap a, b, c, extra, pre;
+  bool whole = false;  // dw: a box of a, of b is all that a stage takes of it
 };
 
 // A tile of C: rows [row, end) of at most 128 of them, columns from `column`.
@@ -52,59 +62,52 @@ __device__ __forceinline__ int pairs(int row_tiles, int columns) {
   return row_tiles / 2 * columns + row_tiles % 2 * ((columns + 1) / 2);
 }
 
-// A cluster walks the pairs cluster, cluster + clusters, ... of all experts; in dw a block alone
-// the tiles.
+// A cluster walks the pairs cluster, cluster + clusters, ... of all experts; in dw, where all
+// experts have equally many, a block alone the tiles, without a division.
 template <Form F>
 struct Walk {
   const Product& p;
   const int* before;
-  const int columns, rank;
-  int tiles_of_dw, next, total;
-  int expert = 0;
+  int next = static_cast<int>(blockIdx.x) / kBlocks<F>, expert = 0;
+  int row = 0, column = next;  // dw: of the next tile
   __device__ Walk(const Product& product, const int* pairs_before)
-      : p(product),
-        before(pairs_before),
-        columns(tile_columns(product)),
-        rank(F == Form::dw ? 0 : static_cast<int>(hopper::cluster_rank())),
-        tiles_of_dw(row_tiles(static_cast<int>(p.m)) * columns),
-        next(static_cast<int>(blockIdx.x) / kBlocks<F>) {
-    const auto experts = static_cast<int>(p.experts);
-    total = F == Form::dw ? experts * tiles_of_dw : before[experts];
-  }
+      : p(product), before(pairs_before) {}
   // The block's next tile, or false at the end of the list.
   __device__ bool take(Tile& t) {
-    if (next >= total) return false;
-    if constexpr (F == Form::dw) {
-      expert = next / tiles_of_dw;
-    } else {
-      while (next >= before[expert + 1]) ++expert;
-    }
-    const int begin = p.offsets[expert], end = p.offsets[expert + 1];
-    const int in = next - (F == Form::dw ? expert * tiles_of_dw : before[expert]);
-    [[maybe_unused]] const int rows = row_tiles(end - begin);
-    next += static_cast<int>(gridDim.x) / kBlocks<F>;
-    int row, column;
+    const auto experts = static_cast<int>(p.experts);
+    const int columns = tile_columns(p);
     t.same_rows = false;
     if constexpr (F == Form::dw) {
-      row = in / columns, column = in - row * columns;
-    } else if (in >= rows / 2 * columns) {
-      t.same_rows = true;
-      row = rows - 1, column = 2 * (in - rows / 2 * columns) + rank;
-    } else {
-      // Groups of row tiles, in a group column by column: the weight tile stays in L2, and so does
-      // what the group reads of A.
-      const int group = in / (kPairs * columns), left = in - group * kPairs * columns;
-      const int size = min(kPairs, rows / 2 - group * kPairs);
-      column = left / size, row = 2 * (group * kPairs + left - column * size) + rank;
-    }
-    t.expert = expert, t.column = column * kTileColumns;
-    if constexpr (F == Form::dw) {
+      const int rows = row_tiles(static_cast<int>(p.m));
+      while (column >= columns) column -= columns, ++row;
+      while (row >= rows) row -= rows, ++expert;
+      if (expert >= experts) return false;
       t.row = row * kTileRows, t.end = static_cast<int>(p.m);
-      t.first = begin, t.depth = end - begin;
+      t.column = column * kTileColumns;
+      t.first = before[expert], t.depth = before[expert + 1] - t.first;
+      column += static_cast<int>(gridDim.x);
     } else {
-      t.row = begin + row * kTileRows, t.end = end;
+      const auto rank = static_cast<int>(hopper::cluster_rank());
+      if (next >= before[experts]) return false;
+      while (next >= before[expert + 1]) ++expert;
+      const int begin = p.offsets[expert], in = next - before[expert];
+      t.end = p.offsets[expert + 1];
+      const int rows = row_tiles(t.end - begin);
+      next += static_cast<int>(gridDim.x) / kBlocks<F>;
+      if (in >= rows / 2 * columns) {
+        t.same_rows = true;
+        row = rows - 1, column = 2 * (in - rows / 2 * columns) + rank;
+      } else {
+        // Groups of row tiles, in a group column by column: the weight tile stays in L2, and so
+        // does what the group reads of A.
+        const int group = in / (kPairs * columns), left = in - group * kPairs * columns;
+        const int size = min(kPairs, rows / 2 - group * kPairs);
+        column = left / size, row = 2 * (group * kPairs + left - column * size) + rank;
+      }
+      t.row = begin + row * kTileRows, t.column = column * kTileColumns;
       t.first = 0, t.depth = static_cast<int>(F == Form::forward ? p.k : p.m);
     }
+    t.expert = expert;
     return true;
   }
 };
@@ -121,10 +124,16 @@ __device__ __forceinline__ void load(bool both, void* to, const CUtensorMap* map
 
 // Fills a stage with 64 k. What both blocks need, each fetches half of, for both.
 template <Form F>
-__device__ __forceinline__ void load_stage(uint8_t* stage, const CUtensorMap* a,
-                                           const CUtensorMap* b, uint64_t* full, const Tile& t,
-                                           int k, int rank) {
+__device__ __forceinline__ void load_stage(uint8_t* stage, const Maps& maps, uint64_t* full,
+                                           const Tile& t, int k, int rank) {
+  const CUtensorMap *a = &maps.a, *b = &maps.b;
   constexpr bool forward = F == Form::forward, dw = F == Form::dw;
+  if (dw && maps.whole) {
+    hopper::barrier_expect(full, kStage);
+    hopper::tma_load(stage, a, full, 0, t.first + k, t.row / 64);
+    hopper::tma_load(stage + kRowBoxes * kBoxBytes, b, full, 0, t.first + k, t.column / 64);
+    return;
+  }
   const bool share_a = kBlocks<F> == 2 && t.same_rows, share_b = kBlocks<F> == 2 && !t.same_rows;
   const int row_boxes = t.end - t.row <= 64 ? 1 : kRowBoxes;
   hopper::barrier_expect(full, (row_boxes + kColumnBoxes) * kBoxBytes);
@@ -143,7 +152,7 @@ __device__ __forceinline__ void load_stage(uint8_t* stage, const CUtensorMap* a,
 }
 
 // A warp needs the stage no more. Both blocks' producers hear it, as both write to it.
-template <Form F>
+template <Form F, class Shared>
 __device__ __forceinline__ void give_back(Shared& s, int stage) {
   const unsigned lane = threadIdx.x % 32;
   if constexpr (kBlocks<F> == 1) {
@@ -153,26 +162,32 @@ __device__ __forceinline__ void give_back(Shared& s, int stage) {
   }
 }
 // The producer's end: nobody leaves before the last word from the other block has come.
-__device__ __forceinline__ void wait_for_all(Shared& s, hopper::Ring<kStages>& ring) {
-  for (int i = 0; i < kStages; ++i, ring.next()) {
+template <class Shared>
+__device__ __forceinline__ void wait_for_all(Shared& s, hopper::Ring<Shared::kStages>& ring) {
+  for (int i = 0; i < Shared::kStages; ++i, ring.next()) {
     hopper::barrier_wait(&s.empty[ring.stage], ring.parity ^ 1);
   }
 }
 
 // The kernel's start.
-template <Form F>
-__device__ __forceinline__ void set_up(const Product& p, Shared& s, const CUtensorMap* a,
-                                       const CUtensorMap* b, const CUtensorMap* c) {
+template <Form F, class Shared>
+__device__ __forceinline__ void set_up(const Product& p, Shared& s, const Maps& maps) {
   if (threadIdx.x == 0) {
-    for (int i = 0; i < kStages; ++i) {  // eight warps of a block give a stage back
+    for (int i = 0; i < Shared::kStages; ++i) {  // eight warps of a block give a stage back
       hopper::barrier_init(&s.full[i], 1), hopper::barrier_init(&s.empty[i], 8 * kBlocks<F>);
     }
+    for (uint64_t& landed : s.landed) hopper::barrier_init(&landed, 1);
     hopper::fence_barrier_init();
-    hopper::prefetch_map(a), hopper::prefetch_map(b), hopper::prefetch_map(c);
+    for (const CUtensorMap* map : {&maps.a, &maps.b, &maps.c}) hopper::prefetch_map(map);
   }
-  if (F != Form::dw && threadIdx.x < 32) {
+  const auto experts = static_cast<int>(p.experts);
+  if constexpr (F == Form::dw) {
+    for (int i = static_cast<int>(threadIdx.x); i <= experts; i += kHopperThreads) {
+      s.before[i] = p.offsets[i];
+    }
+  } else if (threadIdx.x < 32) {
     const int columns = tile_columns(p);
-    count_tiles(p.offsets, static_cast<int>(p.experts), s.before,
+    count_tiles(p.offsets, experts, s.before,
                 [&](int rows) { return pairs(row_tiles(rows), columns); });
   }
   __syncthreads();
@@ -184,6 +199,11 @@ __device__ __forceinline__ void set_up(const Product& p, Shared& s, const CUtens
 inline CUtensorMap rows_map(const void* data, int64_t rows, int64_t width) {
   return hopper::tensor_map(data, std::array{width, rows, int64_t{1}},
                             std::array{width * 2, width * rows * 2}, std::array{64, 64, 1});
+}
+// The same as blocks of 64 columns (a width of a multiple of 64): a box is `blocks` of them.
+inline CUtensorMap blocks_map(const void* data, int64_t rows, int64_t width, int blocks) {
+  return hopper::tensor_map(data, std::array{int64_t{64}, rows, width / 64},
+                            std::array{width * 2, int64_t{128}}, std::array{64, 64, blocks});
 }
 inline CUtensorMap weight_map(const Product& p) {
   return hopper::tensor_map(p.b, std::array{p.k, p.m, p.experts},
@@ -198,7 +218,7 @@ CUtensorMap result_map(const Product& p, const void* data) {
   const int64_t line = width * static_cast<int64_t>(sizeof(T));
   return hopper::tensor_map(
       data, std::array{width, lines, dw ? p.experts : int64_t{1}}, std::array{line, line * lines},
-      std::array{128 / static_cast<int>(sizeof(T)), 64, 1}, hopper::Swizzle::bytes128,
+      std::array{128 / static_cast<int>(sizeof(T)), kWarpRows, 1}, hopper::Swizzle::bytes128,
       sizeof(T) == 4 ? hopper::Element::f32 : hopper::Element::bf16);
 }
 
