@@ -17,17 +17,22 @@ namespace pyramoe::gpu::grouped {
 
 constexpr int kTileRows = 128, kTileColumns = 256;
 constexpr int kWarpRows = 16;
-constexpr int kAreaBytes = kWarpRows * 128;
+constexpr int kAreaBytes = kWarpRows * 128, kAreas = 2;
 constexpr int kParts = kTileColumns / 64;
 
-// One warp's way out: areas, and the maps that its boxes belong to.
-template <int Areas>
+// All that the copy engine moves.
+struct Maps {
+  CUtensorMap a, b, c, extra, pre;
+  bool whole = false;  // dw: one box of a, one of b is all that a block fetches for a stage
+};
+
+// One warp's way out: two areas, boxes of the maps c, extra and pre.
 struct Exit {
   uint8_t* areas;
   uint64_t* landed;  // pre is in the first area
-  const CUtensorMap *c, *extra, *pre;
+  const Maps& maps;
   __device__ __forceinline__ bool speaks() const { return threadIdx.x % 32 == 0; }
-  __device__ __forceinline__ uint8_t* area(int i) const { return areas + i % Areas * kAreaBytes; }
+  __device__ __forceinline__ uint8_t* area(int i) const { return areas + i % kAreas * kAreaBytes; }
   // Where this lane reads or writes 16 bytes of matrix rows: four matrices of 8 x 8 a step q, rows
   // 0-7 and 8-15 of one chunk of 8 columns, then of the next.
   __device__ __forceinline__ uint32_t matrices(int i, int q) const {
@@ -79,9 +84,8 @@ __device__ __forceinline__ void for_each_index(Work&& f) {
 
 // The sums of a warp's rows of a tile, on their way out. They leave in helpings: a part each, or
 // half a part where there is something to compute or to fetch.
-template <Form F, Finish E, int Areas>
+template <Form F, Finish E>
 struct Waiting {
-  using Exit = grouped::Exit<Areas>;
   static constexpr int kHelpings = E == Finish::plain ? kParts : 2 * kParts;
 
   uint32_t sums[kTileColumns / 4];  // pairs: of each 8 columns, row lane / 4, then 8 rows on
@@ -113,7 +117,7 @@ struct Waiting {
  private:
   template <int Part>
   __device__ __forceinline__ void leave_plain(const Product& p, const Exit& exit) {
-    if (exit.speaks()) hopper::tma_store_wait_read<Areas - 1>();
+    if (exit.speaks()) hopper::tma_store_wait_read<kAreas - 1>();
     __syncwarp();
 #pragma unroll
     for (int q = 0; q < 4; ++q) put(exit.matrices(Part, q), sums + 16 * Part + 4 * q);
@@ -122,9 +126,9 @@ struct Waiting {
         [&] {
           const int x = target.column + 64 * Part;
           if (F == Form::dw && p.accumulate) {
-            hopper::tma_add(exit.c, exit.area(Part), x, target.row, target.plane);
+            hopper::tma_add(&exit.maps.c, exit.area(Part), x, target.row, target.plane);
           } else {
-            hopper::tma_store(exit.c, exit.area(Part), x, target.row, target.plane);
+            hopper::tma_store(&exit.maps.c, exit.area(Part), x, target.row, target.plane);
           }
         },
         [&] { store(p, exit, Part, Part, p.c); });
@@ -148,14 +152,15 @@ struct Waiting {
       put(exit.matrices(0, q), x);
       put(exit.matrices(1, q), y);
     }
-    if constexpr (Half == 1) send_both(p, exit, Part, exit.c, p.c, exit.extra, p.extra);
+    if constexpr (Half == 1) send_both(p, exit, Part, &exit.maps.c, p.c, &exit.maps.extra, p.extra);
   }
   template <int Part>
   __device__ __forceinline__ void ask_for_pre(const Exit& exit) {
     if (!exit.speaks()) return;
     hopper::tma_store_wait_read<0>();
     hopper::barrier_expect(exit.landed, kAreaBytes);
-    hopper::tma_load(exit.area(0), exit.pre, exit.landed, target.column + 64 * Part, target.row, 0);
+    hopper::tma_load(exit.area(0), &exit.maps.pre, exit.landed, target.column + 64 * Part,
+                     target.row, 0);
   }
   // gelu(pre) in pre's place, c = sums * gelu'(pre) to the second area.
   template <int Part>
@@ -177,7 +182,7 @@ struct Waiting {
       put(exit.matrices(0, q), pre);
       put(exit.matrices(1, q), d);
     }
-    send_both(p, exit, Part, exit.extra, p.extra, exit.c, p.c);
+    send_both(p, exit, Part, &exit.maps.extra, p.extra, &exit.maps.c, p.c);
   }
 
   __device__ __forceinline__ static void put(uint32_t at, const uint32_t* x) {
@@ -232,9 +237,9 @@ struct Waiting {
 };
 
 // A warp's f32 sums, by the copy engine at once; what lies outside C is not written.
-template <Form F, int Areas>
-__device__ __forceinline__ void send(const Product& p, const float (&sum)[128],
-                                     const Exit<Areas>& exit, const Target& t) {
+template <Form F>
+__device__ __forceinline__ void send(const Product& p, const float (&sum)[128], const Exit& exit,
+                                     const Target& t) {
   const int lane = static_cast<int>(threadIdx.x) % 32, line = lane / 4, pair = lane % 4;
   const auto columns = static_cast<int>(F == Form::forward ? p.m : p.k);
   if (t.rows <= 0) return;
@@ -243,7 +248,7 @@ __device__ __forceinline__ void send(const Product& p, const float (&sum)[128],
     const int x = t.column + 32 * part;
     if (x >= columns) break;
     uint8_t* area = exit.area(part);
-    if (exit.speaks()) hopper::tma_store_wait_read<Areas - 1>();
+    if (exit.speaks()) hopper::tma_store_wait_read<kAreas - 1>();
     __syncwarp();
 #pragma unroll
     for (int j = 0; j < 8; ++j) {  // rows line and line + 8, 8 columns at a time
@@ -255,9 +260,9 @@ __device__ __forceinline__ void send(const Product& p, const float (&sum)[128],
     __syncwarp();
     if (!exit.speaks()) continue;
     if (p.accumulate) {
-      hopper::tma_add(exit.c, area, x, t.row, t.plane);
+      hopper::tma_add(&exit.maps.c, area, x, t.row, t.plane);
     } else {
-      hopper::tma_store(exit.c, area, x, t.row, t.plane);
+      hopper::tma_store(&exit.maps.c, area, x, t.row, t.plane);
     }
     hopper::tma_store_commit();
   }

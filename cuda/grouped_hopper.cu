@@ -18,10 +18,10 @@ namespace {
 using namespace hopper;
 
 // One thread fills the ring.
-template <Form F, class Shared>
+template <Form F>
 __device__ void produce(const Product& p, const Maps& maps, Shared& s) {
-  const int rank = F == Form::dw ? 0 : static_cast<int>(cluster_rank());
-  Ring<Shared::kStages> ring;
+  const auto rank = static_cast<int>(cluster_rank());
+  Ring<kStages> ring;
   Walk<F> walk(p, s.before);
   Tile t;
   bool more = walk.take(t);
@@ -33,7 +33,7 @@ __device__ void produce(const Product& p, const Maps& maps, Shared& s) {
       load_stage<F>(s.stages[ring.stage], maps, &s.full[ring.stage], now, k, rank);
     }
   }
-  if constexpr (kBlocks<F> == 2) wait_for_all(s, ring);
+  wait_for_all(s, ring);
 }
 
 // dw: the lines of a stage beyond the segment's end become zero, in all six boxes. The sum of what
@@ -67,11 +67,11 @@ __device__ __forceinline__ void multiply_stage(float (&sum)[128], uint32_t a, ui
 }
 
 // A consumer warpgroup at work on a tile.
-template <Form F, class Shared>
+template <Form F>
 struct Consumer {
   Shared& s;
   int group;  // 0 or 1: 64 rows each
-  Ring<Shared::kStages> ring;
+  Ring<kStages> ring;
   bool idle;      // no rows of this tile
   int held = -1;  // the stage that the products under way still read
 
@@ -89,13 +89,13 @@ struct Consumer {
                           stage + kRowBoxes * kBoxBytes, k == 0);
         wgmma_wait<1>();
       }
-      if (held >= 0) give_back<F>(s, held);
+      if (held >= 0) give_back(s, held);
       held = ring.stage;
     }
   }
   __device__ __forceinline__ void finish(float (&sum)[128]) {
     wgmma_wait<0>();
-    if (held >= 0) give_back<F>(s, held);
+    if (held >= 0) give_back(s, held);
     held = -1;
     wgmma_touch(sum);
   }
@@ -104,15 +104,16 @@ struct Consumer {
 // How many stages of a tile are multiplied before helping h of n leaves. The two warpgroups take
 // turns: while one stores, the other keeps the tensor cores busy.
 __device__ __forceinline__ int stages_before(int h, int n, int group, int stages) {
+  asm volatile("" : "+r"(stages));  // else all of them are kept in registers, for all tiles
   return ((2 * h + 1 + group) * stages + 2 * n - 1) / (2 * n);
 }
 
-template <Form F, Finish E, class TC, class Shared>
+template <Form F, Finish E, class TC>
 __device__ void consume(const Product& p, const Maps& maps, Shared& s) {
-  using Out = Waiting<F, E, Shared::kAreas>;
+  using Out = Waiting<F, E>;
   const int warp = static_cast<int>(threadIdx.x) / 32 - 4;
-  const typename Out::Exit exit{s.areas[warp][0], &s.landed[warp], &maps.c, &maps.extra, &maps.pre};
-  Consumer<F, Shared> consumer{s, warp / 4, {}, false};
+  const Exit exit{s.areas[warp], &s.landed[warp], maps};
+  Consumer<F> consumer{s, warp / 4, {}, false};
   Out out;
   Walk<F> walk(p, s.before);
   Tile t;
@@ -161,12 +162,12 @@ __device__ void consume(const Product& p, const Maps& maps, Shared& s) {
   if (exit.speaks()) tma_store_wait_read<0>();
 }
 
-template <Form F, Finish E, class TC, bool Thin>
+template <Form F, Finish E, class TC>
 __global__ __launch_bounds__(kHopperThreads, 1)  //
     void hopper_kernel(const Product p, const __grid_constant__ Maps maps) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) uint8_t memory[];
-  auto& s = *reinterpret_cast<Shared<Thin>*>(memory);
+  auto& s = *reinterpret_cast<Shared*>(memory);
   set_up<F>(p, s, maps);
   if (threadIdx.x < 128) {
     release_registers<40>();
@@ -179,14 +180,14 @@ __global__ __launch_bounds__(kHopperThreads, 1)  //
 }
 
 // One block a multiprocessor, but no more than there may be tiles.
-template <Form F, Finish E, class TC, bool Thin = false>
+template <Form F, Finish E, class TC>
 void launch(const Product& p, int multiprocessors, cudaStream_t stream) {
   const bool forward = F == Form::forward;
   Maps maps;
-  maps.whole = F == Form::dw && p.m % 64 == 0 && p.k % 64 == 0;
+  maps.whole = F == Form::dw && p.m % 256 == 0 && p.k % 64 == 0;
   if (maps.whole) {
     maps.a = blocks_map(p.a, p.rows, p.m, kRowBoxes);
-    maps.b = blocks_map(p.b, p.rows, p.k, kColumnBoxes);
+    maps.b = blocks_map(p.b, p.rows, p.k, kColumnBoxes / 2);
   } else {
     maps.a = rows_map(p.a, p.rows, forward ? p.k : p.m);
     maps.b = F == Form::dw ? rows_map(p.b, p.rows, p.k) : weight_map(p);
@@ -198,18 +199,18 @@ void launch(const Product& p, int multiprocessors, cudaStream_t stream) {
   const int64_t rows = F == Form::dw ? p.experts * ceil_div(p.m, kTileRows)
                                      : p.rows / kTileRows + p.experts;  // at most
   const int64_t clusters =
-      std::min<int64_t>(columns * rows, std::max(1, multiprocessors / kBlocks<F>));
-  const auto kernel = hopper_kernel<F, E, TC, Thin>;
-  const size_t bytes = sizeof(Shared<Thin>) + static_cast<size_t>(p.experts) * 4;
+      std::min<int64_t>(columns * rows, std::max(1, multiprocessors / kBlocks));
+  const auto kernel = hopper_kernel<F, E, TC>;
+  const size_t bytes = sizeof(Shared) + static_cast<size_t>(p.experts) * 4;
   allow_shared_memory(reinterpret_cast<const void*>(kernel), static_cast<int>(bytes));
   cudaLaunchAttribute together{};
   together.id = cudaLaunchAttributeClusterDimension;
-  together.val.clusterDim = {kBlocks<F>, 1, 1};
+  together.val.clusterDim = {kBlocks, 1, 1};
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(clusters * kBlocks<F>));
+  config.gridDim = dim3(static_cast<unsigned>(clusters * kBlocks));
   config.blockDim = dim3(kHopperThreads);
   config.dynamicSmemBytes = bytes, config.stream = stream;
-  config.attrs = &together, config.numAttrs = kBlocks<F> == 2 ? 1 : 0;
+  config.attrs = &together, config.numAttrs = 1;
   PM_CUDA(cudaLaunchKernelEx(&config, kernel, p, maps));
 }
 
@@ -234,17 +235,8 @@ void hopper(const Product& p, int multiprocessors, cudaStream_t stream) {
          ? launch<Form::dx, Finish::gelu_backward, Bf16>
          : launch<Form::dx, Finish::plain, Bf16>)(p, multiprocessors, stream);
   } else {
-#ifndef THIN
-#define THIN 256
-#endif
-    const bool thin = p.rows < THIN * p.experts;
-    if (p.wide) {
-      (thin ? launch<Form::dw, Finish::plain, float, true>
-            : launch<Form::dw, Finish::plain, float>)(p, multiprocessors, stream);
-    } else {
-      (thin ? launch<Form::dw, Finish::plain, Bf16, true>
+    (p.wide ? launch<Form::dw, Finish::plain, float>
             : launch<Form::dw, Finish::plain, Bf16>)(p, multiprocessors, stream);
-    }
   }
 }
 

@@ -1,12 +1,10 @@
 // The way of the grouped products on Hopper over their tiles, and the copies a tile needs.
 //
-// Of y and dx, blocks run in clusters of two. Both work on the same expert at the same time, on two
-// row tiles of the same columns; so each fetches half of the weight tile for both, and a byte of it
-// leaves L2 once where it would twice: that matters where an expert has a row tile of a few rows,
-// as nearly all have when nothing is dropped. The last row tile of an odd number is shared the
-// other way round: two neighbouring column tiles, half of the rows' values from each block. dw
-// reads few operands for what it writes; it gains nothing by clusters, but by writing whole lines
-// of C.
+// Blocks run in clusters of two. Both work on the same expert at the same time, on two row tiles of
+// the same columns; so each fetches half of the column operand for both, and a byte of it leaves L2
+// once where it would twice: that matters most where an expert has a row tile of a few rows, as
+// nearly all have when nothing is dropped. The last row tile of an odd number is shared the other
+// way round: two neighbouring column tiles, half of the rows' values from each block.
 #pragma once
 
 #include "cuda/grouped.cuh"
@@ -19,28 +17,17 @@ namespace pyramoe::gpu::grouped {
 constexpr int kBoxBytes = 64 * 128;  // a box of 64 lines of 128 bytes, as all copies are
 constexpr int kRowBoxes = kTileRows / 64, kColumnBoxes = kTileColumns / 64;
 constexpr int kStage = (kRowBoxes + kColumnBoxes) * kBoxBytes;  // 48 KiB
-constexpr int kHopperThreads = 3 * 128;                         // a producer, two consumers
+constexpr int kStages = 4;
+constexpr int kHopperThreads = 3 * 128;  // a producer, two consumers
 constexpr int kMostHopperExperts = 640;  // their counts share the last KiB of shared memory
 constexpr int kPairs = 8;                // of row tiles that share a weight tile in a row
-template <Form F>
-constexpr int kBlocks = F == Form::dw ? 1 : 2;  // of a cluster
+constexpr int kBlocks = 2;               // of a cluster
 
-// In dynamic shared memory, on a 1024-byte border. Either four stages and two areas a consumer warp
-// or, where tiles are thin (few stages each, as many bytes out as in), three and four: then a whole
-// tile can be on its way out at once.
-template <bool Thin>
-struct Shared {
-  static constexpr int kStages = Thin ? 3 : 4, kAreas = Thin ? 4 : 2;
-  uint8_t stages[kStages][kStage];       // 64 k of 128 rows, then of 256 columns
-  uint8_t areas[8][kAreas][kAreaBytes];  // a consumer warp's way out
+struct Shared {                           // in dynamic shared memory, on a 1024-byte border
+  uint8_t stages[kStages][kStage];        // 64 k of 128 rows, then of 256 columns
+  uint8_t areas[8][kAreas * kAreaBytes];  // a consumer warp's way out
   uint64_t full[kStages], empty[kStages], landed[8];
   int before[1];  // (E + 1): pairs of tiles of the experts before; dw: the offsets
-};
-
-// All that the copy engine moves.
-struct Maps {
-  CUtensorMap a, b, c, extra, pre;
-  bool whole = false;  // dw: a box of a, of b is all that a stage takes of it
 };
 
 // A tile of C: rows [row, end) of at most 128 of them, columns from `column`.
@@ -62,53 +49,59 @@ __device__ __forceinline__ int pairs(int row_tiles, int columns) {
   return row_tiles / 2 * columns + row_tiles % 2 * ((columns + 1) / 2);
 }
 
-// A cluster walks the pairs cluster, cluster + clusters, ... of all experts; in dw, where all
-// experts have equally many, a block alone the tiles, without a division.
+// A cluster walks the pairs cluster, cluster + clusters, ... of all experts.
 template <Form F>
 struct Walk {
   const Product& p;
   const int* before;
-  int next = static_cast<int>(blockIdx.x) / kBlocks<F>, expert = 0;
-  int row = 0, column = next;  // dw: of the next tile
-  __device__ Walk(const Product& product, const int* pairs_before)
-      : p(product), before(pairs_before) {}
+  int next = static_cast<int>(blockIdx.x) / kBlocks, expert = 0;
+  __device__ Walk(const Product& product, const int* of_shared) : p(product), before(of_shared) {}
   // The block's next tile, or false at the end of the list.
   __device__ bool take(Tile& t) {
-    const auto experts = static_cast<int>(p.experts);
-    const int columns = tile_columns(p);
-    t.same_rows = false;
-    if constexpr (F == Form::dw) {
-      const int rows = row_tiles(static_cast<int>(p.m));
-      while (column >= columns) column -= columns, ++row;
-      while (row >= rows) row -= rows, ++expert;
+    constexpr bool dw = F == Form::dw;
+    const auto experts = static_cast<int>(p.experts), m = static_cast<int>(p.m);
+    const int columns = tile_columns(p), pairs_of_dw = pairs(row_tiles(m), columns);
+    if constexpr (dw) {
+      while (next >= pairs_of_dw) next -= pairs_of_dw, ++expert;  // `next` counts on from here
       if (expert >= experts) return false;
-      t.row = row * kTileRows, t.end = static_cast<int>(p.m);
-      t.column = column * kTileColumns;
-      t.first = before[expert], t.depth = before[expert + 1] - t.first;
-      column += static_cast<int>(gridDim.x);
     } else {
-      const auto rank = static_cast<int>(hopper::cluster_rank());
       if (next >= before[experts]) return false;
       while (next >= before[expert + 1]) ++expert;
-      const int begin = p.offsets[expert], in = next - before[expert];
-      t.end = p.offsets[expert + 1];
-      const int rows = row_tiles(t.end - begin);
-      next += static_cast<int>(gridDim.x) / kBlocks<F>;
-      if (in >= rows / 2 * columns) {
-        t.same_rows = true;
-        row = rows - 1, column = 2 * (in - rows / 2 * columns) + rank;
-      } else {
-        // Groups of row tiles, in a group column by column: the weight tile stays in L2, and so
-        // does what the group reads of A.
-        const int group = in / (kPairs * columns), left = in - group * kPairs * columns;
-        const int size = min(kPairs, rows / 2 - group * kPairs);
-        column = left / size, row = 2 * (group * kPairs + left - column * size) + rank;
-      }
-      t.row = begin + row * kTileRows, t.column = column * kTileColumns;
-      t.first = 0, t.depth = static_cast<int>(F == Form::forward ? p.k : p.m);
     }
+    const int in = dw ? next : next - before[expert];
+    const int begin = dw ? before[expert] : p.offsets[expert];
+    const int end = dw ? before[expert + 1] : p.offsets[expert + 1];
+    const int rows = row_tiles(dw ? m : end - begin);
+    const int row = place(in, rows, columns, t.same_rows, t.column);
+    next += static_cast<int>(gridDim.x) / kBlocks;
     t.expert = expert;
+    t.row = row * kTileRows + (dw ? 0 : begin), t.end = dw ? m : end;
+    t.first = dw ? begin : 0;
+    t.depth = dw ? end - begin : F == Form::forward ? static_cast<int>(p.k) : m;
     return true;
+  }
+
+ private:
+  // The row tile of this block's part of pair `in` of an expert, and the column where it starts.
+  __device__ static int place(int in, int rows, int columns, bool& same_rows, int& column) {
+    const auto rank = static_cast<int>(hopper::cluster_rank());
+    const int even = rows / 2 * columns;
+    int row;
+    same_rows = in >= even;
+    if (same_rows) {
+      row = rows - 1, column = 2 * (in - even) + rank;
+    } else if constexpr (F == Form::dw) {
+      row = in / columns, column = in - row * columns;  // whole lines of C
+      row = 2 * row + rank;
+    } else {
+      // Groups of row tiles, in a group column by column: the weight tile stays in L2, and so does
+      // what the group reads of A.
+      const int group = in / (kPairs * columns), left = in - group * kPairs * columns;
+      const int size = min(kPairs, rows / 2 - group * kPairs);
+      column = left / size, row = 2 * (group * kPairs + left - column * size) + rank;
+    }
+    column *= kTileColumns;
+    return row;
   }
 };
 
@@ -129,12 +122,14 @@ __device__ __forceinline__ void load_stage(uint8_t* stage, const Maps& maps, uin
   const CUtensorMap *a = &maps.a, *b = &maps.b;
   constexpr bool forward = F == Form::forward, dw = F == Form::dw;
   if (dw && maps.whole) {
+    const int half = kColumnBoxes / 2 * rank;
     hopper::barrier_expect(full, kStage);
     hopper::tma_load(stage, a, full, 0, t.first + k, t.row / 64);
-    hopper::tma_load(stage + kRowBoxes * kBoxBytes, b, full, 0, t.first + k, t.column / 64);
+    hopper::tma_load_both(stage + (kRowBoxes + half) * kBoxBytes, b, full, 0, t.first + k,
+                          t.column / 64 + half);
     return;
   }
-  const bool share_a = kBlocks<F> == 2 && t.same_rows, share_b = kBlocks<F> == 2 && !t.same_rows;
+  const bool share_a = t.same_rows, share_b = !t.same_rows;
   const int row_boxes = t.end - t.row <= 64 ? 1 : kRowBoxes;
   hopper::barrier_expect(full, (row_boxes + kColumnBoxes) * kBoxBytes);
   for (int i = 0; i < row_boxes; ++i) {
@@ -152,29 +147,23 @@ __device__ __forceinline__ void load_stage(uint8_t* stage, const Maps& maps, uin
 }
 
 // A warp needs the stage no more. Both blocks' producers hear it, as both write to it.
-template <Form F, class Shared>
 __device__ __forceinline__ void give_back(Shared& s, int stage) {
   const unsigned lane = threadIdx.x % 32;
-  if constexpr (kBlocks<F> == 1) {
-    if (lane == 0) hopper::barrier_arrive(&s.empty[stage]);
-  } else {
-    if (lane < 2) hopper::barrier_arrive(&s.empty[stage], lane);
-  }
+  if (lane < kBlocks) hopper::barrier_arrive(&s.empty[stage], lane);
 }
 // The producer's end: nobody leaves before the last word from the other block has come.
-template <class Shared>
-__device__ __forceinline__ void wait_for_all(Shared& s, hopper::Ring<Shared::kStages>& ring) {
-  for (int i = 0; i < Shared::kStages; ++i, ring.next()) {
+__device__ __forceinline__ void wait_for_all(Shared& s, hopper::Ring<kStages>& ring) {
+  for (int i = 0; i < kStages; ++i, ring.next()) {
     hopper::barrier_wait(&s.empty[ring.stage], ring.parity ^ 1);
   }
 }
 
 // The kernel's start.
-template <Form F, class Shared>
+template <Form F>
 __device__ __forceinline__ void set_up(const Product& p, Shared& s, const Maps& maps) {
   if (threadIdx.x == 0) {
-    for (int i = 0; i < Shared::kStages; ++i) {  // eight warps of a block give a stage back
-      hopper::barrier_init(&s.full[i], 1), hopper::barrier_init(&s.empty[i], 8 * kBlocks<F>);
+    for (int i = 0; i < kStages; ++i) {  // eight warps of a block give a stage back
+      hopper::barrier_init(&s.full[i], 1), hopper::barrier_init(&s.empty[i], 8 * kBlocks);
     }
     for (uint64_t& landed : s.landed) hopper::barrier_init(&landed, 1);
     hopper::fence_barrier_init();
@@ -191,7 +180,7 @@ __device__ __forceinline__ void set_up(const Product& p, Shared& s, const Maps& 
                 [&](int rows) { return pairs(row_tiles(rows), columns); });
   }
   __syncthreads();
-  if constexpr (kBlocks<F> == 2) hopper::cluster_sync();
+  hopper::cluster_sync();
 }
 
 // ---- host
