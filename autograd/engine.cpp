@@ -26,7 +26,7 @@ using Queue = std::map<int64_t, Waiting, std::greater<>>;
 thread_local const std::function<void(const VarState*)>* leaf_hook = nullptr;
 
 void give_to_leaf(VarState& leaf, const Tensor& grad) {
-  if (!leaf.grad.defined()) {
+  if (!grad_place(leaf).defined()) {
     leaf.grad = grad.clone();
   } else if (grad.same_memory(leaf.grad)) {
     // The op has written or added in place.
@@ -38,14 +38,14 @@ void give_to_leaf(VarState& leaf, const Tensor& grad) {
   leaf.grad_written = true;
 }
 
-void give_to_node(Queue& queue, const VarState& state, const Tensor& grad) {
-  Waiting& waiting = queue[state.maker->number];
+void give_to_node(Queue& queue, const Edge& to, const Tensor& grad) {
+  Waiting& waiting = queue[to.maker->number];
   if (!waiting.node) {
-    waiting.node = state.maker;
-    waiting.grads.resize(static_cast<size_t>(state.maker->outputs));
-    waiting.owned.resize(static_cast<size_t>(state.maker->outputs));
+    waiting.node = to.maker;
+    waiting.grads.resize(static_cast<size_t>(to.maker->outputs));
+    waiting.owned.resize(static_cast<size_t>(to.maker->outputs));
   }
-  const auto i = static_cast<size_t>(state.output);
+  const auto i = static_cast<size_t>(to.output);
   Tensor& sum = waiting.grads[i];
   if (!sum.defined()) {
     sum = grad;
@@ -59,26 +59,25 @@ void give_to_node(Queue& queue, const VarState& state, const Tensor& grad) {
   }
 }
 
-void give(Queue& queue, const Var& x, const Tensor& grad, const char* op) {
-  if (!grad.defined() || !x.requires_grad()) return;
-  VarState& state = *x.state();
-  PM_CHECK(grad.shape() == state.value.shape(), op, ": backward returned a gradient ",
-           to_string(grad.shape()), " for an input ", to_string(state.value.shape()));
-  if (state.maker) {
-    give_to_node(queue, state, grad);
+void give(Queue& queue, const Edge& to, const Tensor& grad, const char* op) {
+  if (!grad.defined() || (!to.maker && !to.leaf)) return;
+  PM_CHECK(grad.shape() == to.shape, op, ": backward returned a gradient ", to_string(grad.shape()),
+           " for an input ", to_string(to.shape));
+  if (to.maker) {
+    give_to_node(queue, to, grad);
   } else {
-    give_to_leaf(state, grad);
-    if (leaf_hook) (*leaf_hook)(&state);
+    give_to_leaf(*to.leaf, grad);
+    if (leaf_hook) (*leaf_hook)(to.leaf.get());
   }
 }
 
-GradInto places(const Vars& inputs) {
+GradInto places(const std::vector<Edge>& inputs) {
   GradInto into(inputs.size());
   for (size_t i = 0; i < inputs.size(); ++i) {
-    if (!inputs[i].requires_grad() || inputs[i].state()->maker) continue;
+    if (!inputs[i].leaf) continue;
     bool again = false;  // the same leaf twice in one op: only the first writes in place
-    for (size_t j = 0; j < i; ++j) again |= inputs[j].state() == inputs[i].state();
-    if (!again) into[i] = {inputs[i].grad(), inputs[i].grad_written()};
+    for (size_t j = 0; j < i; ++j) again |= inputs[j].leaf == inputs[i].leaf;
+    if (!again) into[i] = {grad_place(*inputs[i].leaf), inputs[i].leaf->grad_written};
   }
   return into;
 }
@@ -95,7 +94,7 @@ void backward(const Vars& roots, const Tensors& seeds) {
   Queue queue;
   for (size_t i = 0; i < roots.size(); ++i) {
     PM_CHECK(roots[i].requires_grad(), "backward: the root has no history to differentiate");
-    give(queue, roots[i], seeds[i], "backward");
+    give(queue, edge_of(roots[i]), seeds[i], "backward");
   }
   while (!queue.empty()) {
     Waiting next = std::move(queue.begin()->second);
@@ -103,7 +102,7 @@ void backward(const Vars& roots, const Tensors& seeds) {
     Node& node = *next.node;
     PM_CHECK(node.backward != nullptr, node.op,
              ": backward through a graph that backward has already consumed");
-    const Vars inputs = std::move(node.inputs);
+    const std::vector<Edge> inputs = std::move(node.inputs);
     const BackwardFn run = std::move(node.backward);
     node.inputs.clear();
     node.backward = nullptr;

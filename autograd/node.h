@@ -5,10 +5,21 @@
 
 namespace pyramoe {
 
+// Where the gradient of an op's input goes. A node knows that much of its inputs and no more:
+// values live on only where a closure or someone outside holds them.
+struct Edge {
+  std::shared_ptr<Node> maker;     // of a value that an op made
+  int64_t output = 0;              // which output of maker
+  std::shared_ptr<VarState> leaf;  // of a leaf; without both it needs no gradient
+  Shape shape;
+};
+Edge edge_of(const Var& x);
+const Tensor& grad_place(VarState& leaf);
+
 struct Node {
   const char* op;
   int64_t number;  // creation order; backward runs from high to low
-  Vars inputs;
+  std::vector<Edge> inputs;
   int64_t outputs;
   BackwardFn backward;
 
@@ -22,6 +33,7 @@ struct VarState {
   Tensor value;
   bool requires_grad = false;
   Tensor grad;                  // leaves only
+  std::function<void()> place;  // gives grad its memory, where that is put off
   bool grad_written = false;    // since reset_grad
   std::shared_ptr<Node> maker;  // null for a leaf
   int64_t output = 0;           // which output of maker

@@ -51,6 +51,23 @@ void Var::place_grad(Tensor buffer) const {
   state_->grad_written = false;
 }
 
+void Var::place_grad_late(std::function<void()> place) const {
+  PM_CHECK(state_ && !state_->maker, "place_grad_late: only a leaf has a place for its gradient");
+  state_->place = std::move(place);
+}
+
+const Tensor& grad_place(VarState& leaf) {
+  if (!leaf.grad.defined() && leaf.place) leaf.place();
+  return leaf.grad;
+}
+const Tensor& Var::grad_place() const { return state_ ? pyramoe::grad_place(*state_) : grad(); }
+
+void Var::drop_grad() const {
+  if (!state_) return;
+  state_->grad = Tensor();
+  state_->grad_written = false;
+}
+
 void Var::reset_grad() const { state_->grad_written = false; }
 bool Var::grad_written() const { return state_ && state_->grad_written; }
 
@@ -63,6 +80,12 @@ void Var::set_value(Tensor value) const {
   state_->value = std::move(value);
 }
 
+Edge edge_of(const Var& x) {
+  if (!x.requires_grad()) return {};
+  const VarState& state = *x.state();
+  return {state.maker, state.output, state.maker ? nullptr : x.state(), state.value.shape()};
+}
+
 Vars record(const char* op, Tensors outputs, Vars inputs, BackwardFn backward) {
   const bool needed = grad_on && std::any_of(inputs.begin(), inputs.end(),
                                              [](const Var& x) { return x.requires_grad(); });
@@ -72,7 +95,7 @@ Vars record(const char* op, Tensors outputs, Vars inputs, BackwardFn backward) {
   if (!needed) return result;
   auto node = std::make_shared<Node>();
   node->op = op;
-  node->inputs = std::move(inputs);
+  for (const Var& x : inputs) node->inputs.push_back(edge_of(x));
   node->outputs = static_cast<int64_t>(result.size());
   node->backward = std::move(backward);
   for (size_t i = 0; i < result.size(); ++i) {

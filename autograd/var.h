@@ -43,6 +43,13 @@ class Var {
   const Tensor& grad() const;
   // Gives a leaf's gradient its memory (f32 for a bf16 leaf where gradients are kept in f32).
   void place_grad(Tensor buffer) const;
+  // The same, put off: `place` calls place_grad when backward has a gradient to write and there is
+  // no place for it.
+  void place_grad_late(std::function<void()> place) const;
+  // Where a leaf's gradient goes, placed now if that was put off; undefined where it has no place.
+  const Tensor& grad_place() const;
+  // Forgets gradient and place.
+  void drop_grad() const;
   // The next backward overwrites the gradient instead of adding to it.
   void reset_grad() const;
   // True when backward has written the gradient since reset_grad.

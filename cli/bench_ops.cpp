@@ -128,6 +128,11 @@ void attention(Bench& b) {
         [&] { kernels::attention_forward(qkv, {}, y, lse); });
   b.row("attention backward" + size, 2 * bytes, 2.5 * flops,
         [&] { kernels::attention_backward(dy, qkv, y, lse, {}, dqkv); });
+  const kernels::AttentionDropout tenth{0.1, {1, RngPurpose::attention_dropout}};
+  b.row("attention forward, dropout" + size, bytes, flops,
+        [&] { kernels::attention_forward(qkv, tenth, y, lse); });
+  b.row("attention backward, dropout" + size, 2 * bytes, 2.5 * flops,
+        [&] { kernels::attention_backward(dy, qkv, y, lse, tenth, dqkv); });
 }
 
 void bench_ops(const OpsOptions& options) {

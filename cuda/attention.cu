@@ -1,13 +1,14 @@
 // CUDA twins of core/kernels/attention.h: from tensors to one of the paths of attention.cuh.
 //
-// Hopper kernels where they fit (bf16, head dim 64 or 128, no dropout), the mma kernels for other
-// bf16 heads up to 128, the plain ones for the rest. A prompt that goes into a cache takes the same
-// tiles as the portable forward pass, so there its bits are the same; a decode step of few tokens
-// sums over chunks of keys instead and agrees within rounding.
+// Hopper kernels where they fit (bf16, head dim 64 or 128), the mma kernels for other bf16 heads up
+// to 128, the plain ones for the rest. A prompt that goes into a cache takes the same tiles as the
+// portable forward pass, so there its bits are the same; a decode step of few tokens sums over
+// chunks of keys instead and agrees within rounding.
 #include "core/kernels/attention.h"
 
 #include "core/kernels/attention_checks.h"
 #include "cuda/attention.cuh"
+#include "cuda/attention_keep.cuh"
 
 namespace pyramoe::kernels::cuda {
 namespace {
@@ -50,6 +51,12 @@ attention::Drop drop(const AttentionDropout& dropout, const Sizes& s) {
   return d;
 }
 
+// Both passes answer the same: the backward pass has twice the bits.
+bool hopper_drops(const AttentionDropout& dropout, const Sizes& s) {
+  return dropout.p <= 0 ||
+         attention::KeepBits::bytes(s.batch, s.heads, s.tokens, true) <= attention::kMostKeepBytes;
+}
+
 template <class T>
 attention::Forward<T> forward_of(const Sizes& s, const Tensor& qkv, const Tensor& y) {
   attention::Forward<T> f{};
@@ -83,8 +90,9 @@ void attention_forward(const Tensor& qkv, const AttentionDropout& dropout, Tenso
     f.lse = data<float>(lse);
     f.drop = drop(dropout, s);
     if constexpr (sizeof(T) == 2) {
-      const bool fits = attention::hopper_takes(f.dim, qkv.raw(), y.raw());
-      if (dropout.p <= 0 && fits) return attention::hopper_forward(f);
+      const bool fits =
+          attention::hopper_takes(f.dim, qkv.raw(), y.raw()) && hopper_drops(dropout, s);
+      if (fits) return attention::hopper_forward(f);
     }
     forward_tiles(f);
   });
@@ -108,8 +116,9 @@ void attention_backward(const Tensor& dy, const Tensor& qkv, const Tensor& y, co
     f.scale = of.scale, f.drop = drop(dropout, s);
     if constexpr (sizeof(T) == 2) {
       const bool fits = attention::hopper_takes(f.dim, qkv.raw(), dy.raw()) &&
-                        attention::hopper_takes(f.dim, dqkv.raw(), y.raw());
-      if (dropout.p <= 0 && fits) return attention::hopper_backward(f);
+                        attention::hopper_takes(f.dim, dqkv.raw(), y.raw()) &&
+                        hopper_drops(dropout, s);
+      if (fits) return attention::hopper_backward(f);
     }
     const gpu::Scratch delta(s.batch * s.heads * s.tokens * static_cast<int64_t>(sizeof(float)));
     f.delta = delta.data<float>();

@@ -31,12 +31,16 @@ struct Drop {
   uint64_t tokens = 0;
 
   __device__ bool on() const { return threshold != 0; }
-  // 1 / (1 - p) or 0, for head `head` = b * H + h of this call.
-  __device__ float operator()(uint64_t head, uint64_t query, uint64_t at_key) const {
+  // The counter of a probability, for head `head` = b * H + h of this call.
+  __device__ uint64_t id(uint64_t head, uint64_t query, uint64_t at_key) const {
     const uint64_t global =
         static_cast<uint64_t>(key.sequences_before()) * heads + first_head + head;
-    const uint64_t id = (global * tokens + query) * tokens + at_key;
-    return random_u32(key.at_this_step(), id) >> 8 >= threshold ? factor : 0.0f;
+    return (global * tokens + query) * tokens + at_key;
+  }
+  // 1 / (1 - p) or 0.
+  __device__ float operator()(uint64_t head, uint64_t query, uint64_t at_key) const {
+    const uint64_t element = id(head, query, at_key);
+    return random_u32(key.at_this_step(), element) >> 8 >= threshold ? factor : 0.0f;
   }
 };
 

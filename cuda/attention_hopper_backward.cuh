@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cuda/attention_hopper.cuh"
+#include "cuda/attention_keep.cuh"
 
 namespace pyramoe::gpu::attention {
 
@@ -13,7 +14,8 @@ struct BackwardArgs {
   int tokens, padded;
   float scale;
   const float* lse2;   // (B * H, padded): lse in units of log2; +inf behind the end, so that P = 0
-  const float* delta;  // (B * H, padded): row sums of dy * y; 0 behind the end
+  const float* delta;  // (B * H, padded): row sums of dy * y, times 1 - p; 0 behind the end
+  Keep keep;
 };
 
 // The map of q, k, v (parts = 3) or of y (1) of a call, by boxes of `rows` tokens.
@@ -21,9 +23,10 @@ inline CUtensorMap map_of(const Backward<Bf16>& f, const void* x, int64_t parts,
   return packed_map(x, f.batch, f.tokens, parts, f.heads, f.dim, rows);
 }
 
-template <int kDim>
+// With kDrop as args.keep says, else nothing is dropped.
+template <int kDim, bool kDrop>
 void hopper_dkv(const Backward<Bf16>& f, const BackwardArgs& args);
-template <int kDim>
+template <int kDim, bool kDrop>
 void hopper_dq(const Backward<Bf16>& f, const BackwardArgs& args);
 
 }  // namespace pyramoe::gpu::attention

@@ -71,23 +71,51 @@ __device__ __forceinline__ void turned_probabilities(float (&s)[kQueries / 2], c
   }
 }
 
-// dP (keys, queries) to dS.
+// 0xffff in the halves of a pair of scores that are kept, from element e of a thread's word on: the
+// two bits, each moved to the end of its byte, are copied all over a half.
+__device__ __forceinline__ uint32_t mask_of_pair(uint32_t word, int e) {
+  const int bit = keep_bit(e), byte = bit / 8, place = bit % 8;
+  uint32_t mask;
+  asm("prmt.b32 %0, %1, %2, %3;"
+      : "=r"(mask)
+      : "r"(word << (7 - place)), "r"(word << (6 - place)), "r"(0xcc88 + 0x1111 * byte));
+  return mask;
+}
+
+// The probabilities that dV takes, from all of them.
 template <int kQueries>
+__device__ __forceinline__ void keep_some(Left<kQueries>& some, const Left<kQueries>& all,
+                                          uint32_t word) {
+#pragma unroll
+  for (int k = 0; k < kQueries / 16; ++k) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) some[k][i] = all[k][i] & mask_of_pair(word, 8 * k + 2 * i);
+  }
+}
+
+// dP (keys, queries) to dS; with dropout, times 1 - p, and dP counts where P is kept.
+template <int kQueries, bool kDrop>
 __device__ __forceinline__ void turned_gradients(float (&dp)[kQueries / 2], const Left<kQueries>& p,
-                                                 const float* delta) {
+                                                 const Left<kQueries>& kept_p, const float* delta) {
   const int column = threadIdx.x % 4 * 2;
 #pragma unroll
   for (int j = 0; j < kQueries / 8; ++j) {
     const float2 d = *reinterpret_cast<const float2*>(delta + 8 * j + column);
-    const uint32_t low = p[j / 2][j % 2 * 2], high = p[j / 2][j % 2 * 2 + 1];
-    dp[4 * j] = low_half(low) * (dp[4 * j] - d.x);
-    dp[4 * j + 1] = high_half(low) * (dp[4 * j + 1] - d.y);
-    dp[4 * j + 2] = low_half(high) * (dp[4 * j + 2] - d.x);
-    dp[4 * j + 3] = high_half(high) * (dp[4 * j + 3] - d.y);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const uint32_t all = p[j / 2][j % 2 * 2 + r], some = kept_p[j / 2][j % 2 * 2 + r];
+      float &x = dp[4 * j + 2 * r], &y = dp[4 * j + 2 * r + 1];
+      if constexpr (kDrop) {
+        x = fmaf(low_half(some), x, low_half(all) * -d.x);
+        y = fmaf(high_half(some), y, high_half(all) * -d.y);
+      } else {
+        x = low_half(all) * (x - d.x), y = high_half(all) * (y - d.y);
+      }
+    }
   }
 }
 
-template <int kDim>
+template <int kDim, bool kDrop>
 __device__ __forceinline__ void compute_keys(KeysShared<kDim>& m, const CUtensorMap* out,
                                              const BackwardArgs& a) {
   constexpr int kQueries = KeysShared<kDim>::kQueries;
@@ -102,7 +130,7 @@ __device__ __forceinline__ void compute_keys(KeysShared<kDim>& m, const CUtensor
     const uint32_t k = hop::shared_address(m.k[place]) + group * kGroupRows * 128;
     const uint32_t v = hop::shared_address(m.v[place]) + group * kGroupRows * 128;
     float dk[kDim / 2] = {}, dv[kDim / 2] = {}, s[kQueries / 2], dp[kQueries / 2];
-    Left<kQueries> p, ds;
+    Left<kQueries> p, ds, kept_p;
     int q0 = tile * kTileRows;
     hop::barrier_wait(&m.kv_full[place], rest_ring.parity);
     rest_ring.next();
@@ -113,10 +141,18 @@ __device__ __forceinline__ void compute_keys(KeysShared<kDim>& m, const CUtensor
       ring.next();
       q0 += kQueries;
     }
+    const auto bits = [&](int query) {
+      return a.keep.of_key(head, 2 * tile + group)[query / kKeepRows];
+    };
+    constexpr bool kAhead = kDim == 64;  // 128 has no register left for those of the next queries
+    uint32_t next = 0;
+    if constexpr (kDrop && kAhead) next = bits(q0);
     // dV and dK of a step run on while the next step's scores are asked for.
     int done = -1;
     for (; q0 < a.padded; q0 += kQueries, ring.next()) {
       const int stage = ring.stage;
+      const uint32_t keep = kDrop && !kAhead ? bits(q0) : next;
+      if constexpr (kDrop && kAhead) next = bits(q0 + kQueries);
       const uint32_t q_tile = hop::shared_address(m.q[stage]);
       const uint32_t dy_tile = hop::shared_address(m.dy[stage]);
       hop::barrier_wait(&m.q_full[stage], ring.parity);
@@ -133,12 +169,13 @@ __device__ __forceinline__ void compute_keys(KeysShared<kDim>& m, const CUtensor
       done = stage;
       turned_probabilities<kQueries>(s, m.lse2[stage], scale, tile * kTileRows + row - q0);
       to_left<kQueries>(p, s);
+      if constexpr (kDrop) keep_some<kQueries>(kept_p, p, keep);
       hop::wgmma_fence();
-      add_product<kDim, kQueries>(dv, p, dy_tile, 1);
+      add_product<kDim, kQueries>(dv, kDrop ? kept_p : p, dy_tile, 1);
       hop::wgmma_commit();
       hop::wgmma_wait<1>();
       hop::wgmma_touch(dp);
-      turned_gradients<kQueries>(dp, p, m.delta[stage]);
+      turned_gradients<kQueries, kDrop>(dp, p, kDrop ? kept_p : p, m.delta[stage]);
       to_left<kQueries>(ds, dp);
       hop::wgmma_fence();
       add_product<kDim, kQueries>(dk, ds, q_tile, 1);
@@ -150,14 +187,17 @@ __device__ __forceinline__ void compute_keys(KeysShared<kDim>& m, const CUtensor
     release(&m.empty[done]);
     release(&m.kv_empty[place]);
     const int token = tile * kTileRows + group * kGroupRows, h = head % heads, b = head / heads;
-    store_rows<kDim>(dv, 1, 1, m.out[group], kStagingBarrier + group, out, 2 * heads + h, token, b);
-    store_rows<kDim>(dk, a.scale, a.scale, m.out[group], kStagingBarrier + group, out, heads + h,
+    const float factor = kDrop ? a.keep.factor : 1;
+    store_rows<kDim>(dv, factor, factor, m.out[group], kStagingBarrier + group, out, 2 * heads + h,
+                     token, b);
+    const float dk_scale = a.scale * factor;
+    store_rows<kDim>(dk, dk_scale, dk_scale, m.out[group], kStagingBarrier + group, out, heads + h,
                      token, b);
   });
   finish_stores();
 }
 
-template <int kDim>
+template <int kDim, bool kDrop>
 __global__ void __launch_bounds__(kHopperThreads, 1)
     hopper_dkv_kernel(const __grid_constant__ CUtensorMap rest,
                       const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap dy,
@@ -182,18 +222,18 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     if (threadIdx.x == 0) load_for_keys<kDim>(m, &rest, &q, &dy, args);
   } else {
     hop::take_registers<240>();
-    compute_keys<kDim>(m, &out, args);
+    compute_keys<kDim, kDrop>(m, &out, args);
   }
 #endif
 }
 
 }  // namespace
 
-template <int kDim>
+template <int kDim, bool kDrop>
 void hopper_dkv(const Backward<Bf16>& f, const BackwardArgs& args) {
   using Shared = KeysShared<kDim>;
   constexpr int kQueries = Shared::kQueries;
-  const auto kernel = &hopper_dkv_kernel<kDim>;
+  const auto kernel = &hopper_dkv_kernel<kDim, kDrop>;
   allow_shared_memory(reinterpret_cast<const void*>(kernel), sizeof(Shared));
   kernel<<<grid(args.order.count(), 1, multiprocessors()), kHopperThreads, sizeof(Shared),
            stream()>>>(map_of(f, f.q.data, 3, kTileRows), map_of(f, f.q.data, 3, kQueries),
@@ -202,7 +242,9 @@ void hopper_dkv(const Backward<Bf16>& f, const BackwardArgs& args) {
   PM_LAUNCHED();
 }
 
-template void hopper_dkv<64>(const Backward<Bf16>&, const BackwardArgs&);
-template void hopper_dkv<128>(const Backward<Bf16>&, const BackwardArgs&);
+template void hopper_dkv<64, false>(const Backward<Bf16>&, const BackwardArgs&);
+template void hopper_dkv<64, true>(const Backward<Bf16>&, const BackwardArgs&);
+template void hopper_dkv<128, false>(const Backward<Bf16>&, const BackwardArgs&);
+template void hopper_dkv<128, true>(const Backward<Bf16>&, const BackwardArgs&);
 
 }  // namespace pyramoe::gpu::attention

@@ -60,7 +60,24 @@ __device__ __forceinline__ void probabilities(float (&s)[kKeys / 2], const float
   }
 }
 
-template <int kDim>
+// dP to dS; with dropout, times 1 - p, and dP counts where `words`, by 64 keys, keep P.
+template <int kKeys, bool kDrop>
+__device__ __forceinline__ void gradients(float (&dp)[kKeys / 2], const float (&s)[kKeys / 2],
+                                          const float (&delta)[2],
+                                          const uint32_t (&words)[kKeys / kKeepRows]) {
+#pragma unroll
+  for (int i = 0; i < kKeys / 2; ++i) {
+    const float d = delta[i / 2 % 2];
+    if constexpr (kDrop) {
+      const float without = s[i] * -d;
+      dp[i] = kept(words[i / 32], i % 32) ? fmaf(s[i], dp[i], without) : without;
+    } else {
+      dp[i] = s[i] * (dp[i] - d);
+    }
+  }
+}
+
+template <int kDim, bool kDrop>
 __device__ __forceinline__ void compute_queries(QueriesShared<kDim>& m, const CUtensorMap* out,
                                                 const BackwardArgs& a) {
   constexpr int kKeys = QueriesShared<kDim>::kKeys;
@@ -84,10 +101,23 @@ __device__ __forceinline__ void compute_queries(QueriesShared<kDim>& m, const CU
     }
     hop::barrier_wait(&m.q_full[place], rest_ring.parity);
     rest_ring.next();
+    const KeepRow keep_row = kDrop ? a.keep.of_query(head, 2 * tile + group) : KeepRow{};
+    constexpr int kTiles = kKeys / kKeepRows;
+    uint32_t next[kTiles] = {};  // the bits of the next keys
+    if constexpr (kDrop) {
+#pragma unroll
+      for (int i = 0; i < kTiles; ++i) next[i] = keep_row[i];
+    }
     int done = -1, k0 = 0;
     const int own_end = min(end, tile * kTileRows + (group + 1) * kGroupRows);
     for (; k0 < own_end; k0 += kKeys, ring.next()) {
       const int stage = ring.stage;
+      uint32_t keep[kTiles];
+#pragma unroll
+      for (int i = 0; i < kTiles; ++i) {
+        keep[i] = next[i];
+        if constexpr (kDrop) next[i] = keep_row[k0 / kKeepRows + kTiles + i];
+      }
       const uint32_t k_tile = hop::shared_address(m.k[stage]);
       hop::barrier_wait(&m.k_full[stage], ring.parity);
       hop::wgmma_fence();
@@ -105,8 +135,7 @@ __device__ __forceinline__ void compute_queries(QueriesShared<kDim>& m, const CU
       hop::wgmma_wait<0>();
       hop::wgmma_touch(dp);
       release(&m.v_empty[stage]);
-#pragma unroll
-      for (int i = 0; i < kKeys / 2; ++i) dp[i] = s[i] * (dp[i] - delta[i / 2 % 2]);
+      gradients<kKeys, kDrop>(dp, s, delta, keep);
       to_left<kKeys>(ds, dp);
       hop::wgmma_fence();
       add_product<kDim, kKeys>(dq, ds, k_tile, 1);
@@ -122,13 +151,14 @@ __device__ __forceinline__ void compute_queries(QueriesShared<kDim>& m, const CU
       release(&m.v_empty[ring.stage]);
     }
     release(&m.q_empty[place]);
-    store_rows<kDim>(dq, a.scale, a.scale, m.out[group], kStagingBarrier + group, out, head % heads,
-                     tile * kTileRows + group * kGroupRows, head / heads);
+    const float out_scale = kDrop ? a.scale * a.keep.factor : a.scale;
+    store_rows<kDim>(dq, out_scale, out_scale, m.out[group], kStagingBarrier + group, out,
+                     head % heads, tile * kTileRows + group * kGroupRows, head / heads);
   });
   finish_stores();
 }
 
-template <int kDim>
+template <int kDim, bool kDrop>
 __global__ void __launch_bounds__(kHopperThreads, 1)
     hopper_dq_kernel(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap dy,
                      const __grid_constant__ CUtensorMap stream,
@@ -154,18 +184,18 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     if (threadIdx.x == 0) load_for_queries<kDim>(m, &q, &dy, &stream, args);
   } else {
     hop::take_registers<240>();
-    compute_queries<kDim>(m, &out, args);
+    compute_queries<kDim, kDrop>(m, &out, args);
   }
 #endif
 }
 
 }  // namespace
 
-template <int kDim>
+template <int kDim, bool kDrop>
 void hopper_dq(const Backward<Bf16>& f, const BackwardArgs& args) {
   using Shared = QueriesShared<kDim>;
   constexpr int kKeys = Shared::kKeys;
-  const auto kernel = &hopper_dq_kernel<kDim>;
+  const auto kernel = &hopper_dq_kernel<kDim, kDrop>;
   allow_shared_memory(reinterpret_cast<const void*>(kernel), sizeof(Shared));
   kernel<<<grid(args.order.count(), 1, multiprocessors()), kHopperThreads, sizeof(Shared),
            stream()>>>(map_of(f, f.q.data, 3, kTileRows), map_of(f, f.dy.data, 1, kTileRows),
@@ -173,7 +203,9 @@ void hopper_dq(const Backward<Bf16>& f, const BackwardArgs& args) {
   PM_LAUNCHED();
 }
 
-template void hopper_dq<64>(const Backward<Bf16>&, const BackwardArgs&);
-template void hopper_dq<128>(const Backward<Bf16>&, const BackwardArgs&);
+template void hopper_dq<64, false>(const Backward<Bf16>&, const BackwardArgs&);
+template void hopper_dq<64, true>(const Backward<Bf16>&, const BackwardArgs&);
+template void hopper_dq<128, false>(const Backward<Bf16>&, const BackwardArgs&);
+template void hopper_dq<128, true>(const Backward<Bf16>&, const BackwardArgs&);
 
 }  // namespace pyramoe::gpu::attention

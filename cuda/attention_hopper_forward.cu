@@ -6,6 +6,7 @@
 // two warpgroups take turns, so that one computes exponentials while the other's products run.
 // Keys pass from the diagonal down: only the first tile needs the mask.
 #include "cuda/attention_hopper.cuh"
+#include "cuda/attention_keep.cuh"
 
 namespace pyramoe::gpu::attention {
 namespace {
@@ -28,6 +29,7 @@ struct ForwardArgs {
   int tokens;
   float scale;
   float* lse;
+  Keep keep;
 };
 
 template <int kDim>
@@ -107,6 +109,34 @@ __device__ __forceinline__ void mask(float (&s)[kColumns / 2], int row, int colu
   }
 }
 
+// The bits of a tile of keys, and of the one that comes next.
+template <bool kDrop>
+struct Kept {
+  uint32_t words[kKeys / kKeepRows], next[kKeys / kKeepRows];
+
+  __device__ __forceinline__ void load(const KeepRow& row, int tile) {
+    if constexpr (kDrop) {
+#pragma unroll
+      for (int i = 0; i < kKeys / kKeepRows; ++i) next[i] = row[tile * (kKeys / kKeepRows) + i];
+    }
+  }
+  __device__ __forceinline__ void take() {
+    if constexpr (kDrop) {
+#pragma unroll
+      for (int i = 0; i < kKeys / kKeepRows; ++i) words[i] = next[i];
+    }
+  }
+  // Dropped probabilities to zero; 1 / (1 - p) waits for the end.
+  __device__ __forceinline__ void apply(float (&p)[kKeys / 2]) const {
+    if constexpr (kDrop) {
+#pragma unroll
+      for (int e = 0; e < kKeys / 2; ++e) {
+        if (!kept(words[e / 32], e % 32)) p[e] = 0;
+      }
+    }
+  }
+};
+
 // Where a warpgroup stands: keys run ahead of values by one step.
 template <int kDim>
 struct Walk {
@@ -147,7 +177,7 @@ struct Walk {
 };
 
 // y and lse of the warpgroup's queries.
-template <int kDim>
+template <int kDim, bool kDrop>
 __device__ __forceinline__ void finish_forward(ForwardShared<kDim>& m, const float (&o)[kDim / 2],
                                                const Softmax<kKeys>& softmax, const CUtensorMap* y,
                                                const ForwardArgs& a, int group, int row, int tile,
@@ -161,12 +191,13 @@ __device__ __forceinline__ void finish_forward(ForwardShared<kDim>& m, const flo
           fmaf(softmax.largest[r], a.scale, logf(sum[r]));
     }
   }
-  store_rows<kDim>(o, 1 / sum[0], 1 / sum[1], m.out[group], kStagingBarrier + group, y,
+  const float factor = kDrop ? a.keep.factor : 1;
+  store_rows<kDim>(o, factor / sum[0], factor / sum[1], m.out[group], kStagingBarrier + group, y,
                    head % a.order.heads, tile * kTileRows + group * kGroupRows,
                    head / a.order.heads);
 }
 
-template <int kDim>
+template <int kDim, bool kDrop>
 __device__ __forceinline__ void compute_forward(ForwardShared<kDim>& m, const CUtensorMap* y,
                                                 const ForwardArgs& a) {
   const int lane = threadIdx.x % 32;
@@ -181,6 +212,9 @@ __device__ __forceinline__ void compute_forward(ForwardShared<kDim>& m, const CU
     float s[kKeys / 2], o[kDim / 2] = {}, shrink[2];
     Left<kKeys> p;
     Softmax<kKeys> softmax;
+    Kept<kDrop> keep;
+    const KeepRow keep_row = kDrop ? a.keep.of_query(head, 2 * tile + walk.group) : KeepRow{};
+    keep.load(keep_row, tile);
     hop::barrier_wait(&m.q_full[place], q_ring.parity);
     q_ring.next();
     walk.wait_for_keys();
@@ -191,8 +225,13 @@ __device__ __forceinline__ void compute_forward(ForwardShared<kDim>& m, const CU
     walk.got_scores(s);
     mask<kKeys>(s, row, lane % 4 * 2);
     softmax.step(s, scale, true, shrink);
+    keep.take();
+    keep.load(keep_row, max(tile - 1, 0));
+    keep.apply(s);
     to_left<kKeys>(p, s);
     for (int j = tile - 1; j >= 0; --j) {
+      keep.take();
+      keep.load(keep_row, max(j - 1, 0));
       walk.wait_for_keys();
       walk.my_turn();
       walk.ask_scores(s, q);
@@ -201,6 +240,7 @@ __device__ __forceinline__ void compute_forward(ForwardShared<kDim>& m, const CU
       hop::wgmma_wait<1>();
       walk.got_scores(s);
       softmax.step(s, scale, false, shrink);
+      keep.apply(s);
       hop::wgmma_wait<0>();
       walk.got_values(o);
 #pragma unroll
@@ -212,13 +252,13 @@ __device__ __forceinline__ void compute_forward(ForwardShared<kDim>& m, const CU
     walk.ask_values(o, p);
     hop::wgmma_wait<0>();
     walk.got_values(o);
-    finish_forward<kDim>(m, o, softmax, y, a, walk.group, row, tile, head);
+    finish_forward<kDim, kDrop>(m, o, softmax, y, a, walk.group, row, tile, head);
   });
   finish_stores();
   if (walk.group == 0) walk.my_turn();  // the turn that is left: no barrier stays half full
 }
 
-template <int kDim>
+template <int kDim, bool kDrop>
 __global__ void __launch_bounds__(kHopperThreads, 1)
     hopper_forward_kernel(const __grid_constant__ CUtensorMap qkv,
                           const __grid_constant__ CUtensorMap y,
@@ -243,20 +283,21 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
     if (threadIdx.x == 0) load_forward<kDim>(m, &qkv, args);
   } else {
     hop::take_registers<240>();
-    compute_forward<kDim>(m, &y, args);
+    compute_forward<kDim, kDrop>(m, &y, args);
   }
 #endif
 }
 
-template <int kDim>
-void launch(const Forward<Bf16>& f) {
+template <int kDim, bool kDrop>
+void launch(const Forward<Bf16>& f, const Keep& keep) {
   ForwardArgs args{};
+  args.keep = keep;
   const int64_t streamed = int64_t{2} * f.queries * kDim * static_cast<int64_t>(sizeof(Bf16));
   args.order = order_of(f.batch, f.heads, f.queries, streamed, true);
   args.tokens = f.queries, args.scale = f.scale, args.lse = f.lse;
   const CUtensorMap qkv = packed_map(f.q.data, f.batch, f.queries, 3, f.heads, kDim, kTileRows);
   const CUtensorMap y = packed_map(f.y.data, f.batch, f.queries, 1, f.heads, kDim, kGroupRows);
-  const auto kernel = &hopper_forward_kernel<kDim>;
+  const auto kernel = &hopper_forward_kernel<kDim, kDrop>;
   constexpr int kBytes = sizeof(ForwardShared<kDim>);
   allow_shared_memory(reinterpret_cast<const void*>(kernel), kBytes);
   const int64_t tiles = int64_t{args.order.tiles} * args.order.b_heads;
@@ -273,8 +314,12 @@ bool hopper_takes(int dim, const void* x, const void* y) {
 }
 
 void hopper_forward(const Forward<Bf16>& f) {
-  if (f.dim == 64) return launch<64>(f);
-  launch<128>(f);
+  const KeepBits bits(f.drop, f.batch, f.heads, f.queries, false);
+  const Keep& keep = bits.keep();
+  if (f.drop.threshold == 0) {
+    return f.dim == 64 ? launch<64, false>(f, keep) : launch<128, false>(f, keep);
+  }
+  f.dim == 64 ? launch<64, true>(f, keep) : launch<128, true>(f, keep);
 }
 
 }  // namespace pyramoe::gpu::attention

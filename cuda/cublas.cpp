@@ -33,7 +33,7 @@ cudaDataType_t cuda_type(DType type) { return type == DType::f32 ? CUDA_R_32F : 
 // All that the choice of a kernel depends on.
 struct Key {
   int64_t m, n, k;
-  bool transpose_a, transpose_b, accumulate, bias, gelu, dgelu;
+  bool transpose_a, transpose_b, accumulate, bias;
   DType type, c_type;
   uint32_t align_a, align_b, align_c, align_bias;
   auto operator<=>(const Key&) const = default;
@@ -79,14 +79,9 @@ cublasLtMatmulDesc_t describe(const Key& key, cublasComputeType_t compute) {
   const auto op = [](bool transpose) { return transpose ? CUBLAS_OP_T : CUBLAS_OP_N; };
   set(desc, CUBLASLT_MATMUL_DESC_TRANSA, op(key.transpose_b));
   set(desc, CUBLASLT_MATMUL_DESC_TRANSB, op(key.transpose_a));
-  if (!key.bias && !key.gelu && !key.dgelu) return desc;
-  const cublasLtEpilogue_t epilogue = key.dgelu   ? CUBLASLT_EPILOGUE_DGELU
-                                      : !key.gelu ? CUBLASLT_EPILOGUE_BIAS
-                                      : key.bias  ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS
-                                                  : CUBLASLT_EPILOGUE_GELU_AUX;
-  set(desc, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
-  if (key.bias) set(desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cuda_type(key.type));
-  if (key.gelu || key.dgelu) set(desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, key.n);
+  if (!key.bias) return desc;
+  set(desc, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+  set(desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, cuda_type(key.type));
   return desc;
 }
 
@@ -156,8 +151,6 @@ bool multiply(const Product& p) {
   const std::lock_guard lock(mutex);
   Handle& h = handle();
   void* out = p.c;
-  const void* aux = p.pre ? p.pre : p.gelu_of;
-  if (aux != nullptr && (p.n % 8 != 0 || alignment(aux) < 16)) return false;  // its rule for rows
   const Key key{p.m,
                 p.n,
                 p.k,
@@ -165,20 +158,17 @@ bool multiply(const Product& p) {
                 p.transpose_b,
                 p.accumulate,
                 p.bias != nullptr,
-                p.pre != nullptr,
-                p.gelu_of != nullptr,
                 p.type,
                 p.c_type,
                 alignment(p.a),
                 alignment(p.b),
-                std::min(alignment(out), alignment(aux)),
+                alignment(out),
                 alignment(p.bias)};
   const auto [place, fresh] = h.plans.try_emplace(key);
   Plan& plan = place->second;
   if (fresh) plan = make_plan(h, key);
   if (!plan.found) return false;
   if (key.bias) set(plan.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, p.bias);
-  if (aux != nullptr) set(plan.desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, aux);
   const float alpha = 1, beta = p.accumulate ? 1 : 0;
   const cublasStatus_t status =
       cublasLtMatmul(h.lt, plan.desc, &alpha, p.b, plan.a, p.a, plan.b, &beta, out, plan.c, out,

@@ -13,8 +13,6 @@
 namespace pyramoe::gpu {
 
 // c (+)= op(a) op(b);   a (m, k), b (k, n), c (m, n) after op, all row-major and dense.
-// With `pre`: pre = op(a) op(b) + bias and c = gelu(pre), in the tanh form.
-// With `gelu_of`: c = op(a) op(b) * gelu'(gelu_of).
 struct Product {
   int64_t m = 0, n = 0, k = 0;
   const void* a = nullptr;
@@ -23,12 +21,10 @@ struct Product {
   bool transpose_a = false, transpose_b = false;
   DType type = DType::f32, c_type = DType::f32;  // of a and b; of c: the same, or f32 over bf16
   bool accumulate = false;
-  const void* bias = nullptr;     // (n) in `type`, added to every row
-  void* pre = nullptr;            // (m, n) in `type`
-  const void* gelu_of = nullptr;  // (m, n) in `type`
+  const void* bias = nullptr;  // (n) in `type`, added to every row
 };
 
-// Runs on the compute stream. False where cuBLAS has no such product (odd widths with an epilogue):
+// Runs on the compute stream. False where cuBLAS has no such product (odd widths with a bias):
 // nothing has been written then.
 bool multiply(const Product& product);
 

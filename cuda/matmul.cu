@@ -1,15 +1,18 @@
-// Dense products through cuBLAS; bias and GELU ride in its epilogue where they can. Linear layers
-// of up to four rows (decoding) take a kernel of ours (matvec.cu).
+// Dense products through cuBLAS; a bias rides in its epilogue where it can. Linear layers of up to
+// four rows (decoding) take a kernel of ours (matvec.cu), large bf16 ones with GELU on Hopper the
+// experts' kernel (grouped_hopper.cu), of one expert: it finishes tiles at no cost, and its GELU
+// reads what was rounded, so that the backward pass makes the same bits again.
 //
-// cuBLAS's GELU uses the hardware's approximate tanh, too coarse for f32, so it serves bf16 only.
-// Where cuBLAS has no kernel for a product with an epilogue (odd widths), the sums go to fp32
-// scratch and a kernel here adds the bias, rounds and applies GELU: one rounding either way.
+// Where cuBLAS has no kernel for a product with a bias (odd widths), the sums go to fp32 scratch
+// and a kernel here adds the bias and rounds: one rounding either way.
 #include "core/kernels/matmul.h"
 
+#include "core/kernels/elementwise.h"
 #include "cuda/cublas.h"
 #include "cuda/gelu.cuh"
-#include "cuda/launch.cuh"
+#include "cuda/grouped.h"
 #include "cuda/matvec.h"
+#include "cuda/vec.cuh"
 
 namespace pyramoe::kernels::cuda {
 namespace {
@@ -33,27 +36,28 @@ void check(const char* op, const char* name, const Tensor& x, int64_t rows, int6
            to_string(type));
 }
 
-// c (+)= sum, or pre = sum + bias and y = gelu(pre), from fp32 sums (rows, cols).
-template <class T, bool kGelu>
-__global__ void finish_kernel(const float* sum, const T* bias, int64_t count, int64_t cols, T* pre,
-                              T* y) {
+// y = sum + bias, from fp32 sums (rows, cols).
+template <class T>
+__global__ void finish_kernel(const float* sum, const T* bias, int64_t count, int64_t cols, T* y) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= count) return;
-  const float x = sum[i] + (bias ? gpu::to_float(bias[i % cols]) : 0.0f);
-  if constexpr (kGelu) {
-    if (pre) pre[i] = gpu::from_float<T>(x);
-    y[i] = gpu::from_float<T>(gpu::Gelu<T>::value(x));
-  } else {
-    y[i] = gpu::from_float<T>(x);
-  }
+  y[i] = gpu::from_float<T>(sum[i] + (bias ? gpu::to_float(bias[i % cols]) : 0.0f));
 }
 
-// dpre = sum * gelu'(pre), from fp32 sums.
-template <class T>
-__global__ void finish_dx_kernel(const float* sum, const T* pre, int64_t count, T* dpre) {
+// dpre = y * gelu'(pre), then y = gelu(pre): y held its own gradient. dpre may be pre.
+template <class T, int N>
+__global__ void finish_dx_kernel(const T* pre, int64_t packs, T* dpre, T* y) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (i >= count) return;
-  dpre[i] = gpu::from_float<T>(sum[i] * gpu::Gelu<T>::slope(gpu::to_float(pre[i])));
+  if (i >= packs) return;
+  gpu::Vec<T, N> x = gpu::load_vec<T, N>(pre + i * N), d = gpu::load_vec<T, N>(y + i * N);
+#pragma unroll
+  for (int j = 0; j < N; ++j) {
+    const gpu::GeluBoth gelu = gpu::Gelu<T>::both(gpu::to_float(x.v[j]));
+    x.v[j] = gpu::from_float<T>(gpu::to_float(d.v[j]) * gelu.slope);
+    d.v[j] = gpu::from_float<T>(gelu.value);
+  }
+  gpu::store_vec(dpre + i * N, x);
+  gpu::store_vec(y + i * N, d);
 }
 
 template <class T, class C>
@@ -98,9 +102,9 @@ void product(const Product& p) {
   if (p.k == 0 || !gpu::multiply(p)) plain_product(p);
 }
 
-// y = x w^T + bias, and gelu of it when `gelu` is set (then `pre` may be undefined).
-void linear(const char* op, const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& pre,
-            const Tensor& y, bool gelu) {
+// Checks y = x w^T + bias, with `pre` of y's shape where defined; false when y has no elements.
+bool check_linear(const char* op, const Tensor& x, const Tensor& w, const Tensor& bias,
+                  const Tensor& pre, const Tensor& y) {
   const Matrix in(x), weight(w);
   PM_CHECK(in.cols == weight.cols, op, ": x has K = ", in.cols, ", weight expects ", weight.cols);
   const DType type = x.dtype();
@@ -108,36 +112,63 @@ void linear(const char* op, const Tensor& x, const Tensor& w, const Tensor& bias
   check(op, "y", y, in.rows, weight.rows, type);
   if (bias.defined()) check(op, "bias", bias, 1, weight.rows, type);
   if (pre.defined()) check(op, "pre", pre, in.rows, weight.rows, type);
-  if (y.numel() == 0) return;
-  if (gpu::few_rows({.rows = in.rows,
-                     .m = weight.rows,
-                     .k = in.cols,
-                     .x = x.raw(),
-                     .w = w.raw(),
-                     .bias = bias.raw(),
-                     .y = y.raw(),
-                     .pre = pre.raw(),
-                     .gelu = gelu,
-                     .type = type})) {
-    return;
-  }
+  return y.numel() > 0;
+}
+
+bool few_rows(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& pre,
+              const Tensor& y, bool gelu) {
+  const Matrix in(x), weight(w);
+  return gpu::few_rows({.rows = in.rows,
+                        .m = weight.rows,
+                        .k = in.cols,
+                        .x = x.raw(),
+                        .w = w.raw(),
+                        .bias = bias.raw(),
+                        .y = y.raw(),
+                        .pre = pre.raw(),
+                        .gelu = gelu,
+                        .type = x.dtype()});
+}
+
+void linear(const char* op, const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& y) {
+  const Matrix in(x), weight(w);
+  const DType type = x.dtype();
   gpu::visit_floating(type, op, [&]<class T>() {
     Product p;
     p.m = in.rows, p.n = weight.rows, p.k = in.cols;
     p.a = x.raw(), p.b = w.raw(), p.transpose_b = true;
     p.type = p.c_type = type, p.c = y.raw(), p.bias = bias.raw();
-    const bool in_epilogue = !gelu || (type == DType::bf16 && pre.defined());
-    if (gelu) p.pre = pre.raw();
-    if (p.k > 0 && in_epilogue && gpu::multiply(p)) return;
+    if (p.k > 0 && gpu::multiply(p)) return;
     const gpu::Scratch sum(y.numel() * static_cast<int64_t>(sizeof(float)));
-    p.c = sum.data<float>(), p.c_type = DType::f32, p.bias = p.pre = nullptr;
+    p.c = sum.data<float>(), p.c_type = DType::f32, p.bias = nullptr;
     product(p);
-    const auto finish = gelu ? finish_kernel<T, true> : finish_kernel<T, false>;
-    finish<<<gpu::grid(y.numel(), kThreads), kThreads, 0, gpu::stream()>>>(
+    finish_kernel<T><<<gpu::grid(y.numel(), kThreads), kThreads, 0, gpu::stream()>>>(
         sum.data<float>(), static_cast<const T*>(bias.raw()), y.numel(), weight.rows,
-        static_cast<T*>(pre.raw()), static_cast<T*>(y.raw()));
+        static_cast<T*>(y.raw()));
     PM_LAUNCHED();
   });
+}
+
+__global__ void one_segment_kernel(int32_t rows, int32_t* offsets) {
+  offsets[threadIdx.x] = threadIdx.x == 0 ? 0 : rows;
+}
+
+// The experts' kernel, for all rows together: where it is there, takes the widths, and has a tile
+// for every multiprocessor.
+bool as_one_expert(gpu::grouped::Product p, int64_t columns) {
+  p.experts = 1, p.bf16 = true;
+  const int64_t tiles = gpu::ceil_div(p.rows, 128) * gpu::ceil_div(columns, 256);
+  if (!gpu::has_hopper_kernels() || tiles < gpu::multiprocessors() || p.rows > INT32_MAX ||
+      !gpu::grouped::fits_hopper(p)) {
+    return false;
+  }
+  const gpu::Scratch offsets(2 * sizeof(int32_t));
+  one_segment_kernel<<<1, 2, 0, gpu::stream()>>>(static_cast<int32_t>(p.rows),
+                                                 offsets.data<int32_t>());
+  PM_LAUNCHED();
+  p.offsets = offsets.data<int32_t>();
+  gpu::grouped::hopper(p, gpu::multiprocessors(), gpu::stream());
+  return true;
 }
 
 }  // namespace
@@ -162,15 +193,38 @@ void matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b
 }
 
 void linear_forward(const Tensor& x, const Tensor& w, const Tensor& bias, Tensor& y) {
-  linear("linear_forward", x, w, bias, Tensor(), y, false);
+  if (!check_linear("linear_forward", x, w, bias, Tensor(), y)) return;
+  if (!few_rows(x, w, bias, Tensor(), y, false)) linear("linear_forward", x, w, bias, y);
 }
 
 void linear_gelu_forward(const Tensor& x, const Tensor& w, const Tensor& bias, Tensor& pre,
                          Tensor& y) {
-  linear("linear_gelu_forward", x, w, bias, pre, y, true);
+  const char* op = "linear_gelu_forward";
+  if (!check_linear(op, x, w, bias, pre, y) || few_rows(x, w, bias, pre, y, true)) return;
+  const Matrix in(x), weight(w);
+  if (x.dtype() == DType::bf16 && pre.defined() &&
+      as_one_expert({.form = gpu::grouped::Form::forward,
+                     .finish = gpu::grouped::Finish::gelu,
+                     .a = x.raw(),
+                     .b = w.raw(),
+                     .c = pre.raw(),
+                     .bias = bias.raw(),
+                     .extra = y.raw(),
+                     .offsets = nullptr,
+                     .experts = 1,
+                     .rows = in.rows,
+                     .m = weight.rows,
+                     .k = in.cols,
+                     .bf16 = true},
+                    weight.rows)) {
+    return;
+  }
+  const Tensor& sums = pre.defined() ? pre : y;
+  linear(op, x, w, bias, sums);
+  gelu_forward(sums, y);
 }
 
-void linear_dx_gelu(const Tensor& dy, const Tensor& w, const Tensor& pre, Tensor& dpre) {
+void linear_dx_gelu(const Tensor& dy, const Tensor& w, const Tensor& pre, Tensor& dpre, Tensor& y) {
   const char* op = "linear_dx_gelu";
   const Matrix out(dy), weight(w);
   const DType type = dy.dtype();
@@ -179,19 +233,35 @@ void linear_dx_gelu(const Tensor& dy, const Tensor& w, const Tensor& pre, Tensor
   check(op, "w", w, weight.rows, weight.cols, type);
   check(op, "pre", pre, out.rows, weight.cols, type);
   check(op, "dpre", dpre, out.rows, weight.cols, type);
-  if (dpre.numel() == 0) return;
+  check(op, "y", y, out.rows, weight.cols, type);
+  if (y.numel() == 0) return;
+  if (type == DType::bf16 && as_one_expert({.form = gpu::grouped::Form::dx,
+                                            .finish = gpu::grouped::Finish::gelu_backward,
+                                            .a = dy.raw(),
+                                            .b = w.raw(),
+                                            .c = dpre.raw(),
+                                            .pre = pre.raw(),
+                                            .extra = y.raw(),
+                                            .offsets = nullptr,
+                                            .experts = 1,
+                                            .rows = out.rows,
+                                            .m = weight.rows,
+                                            .k = weight.cols,
+                                            .bf16 = true},
+                                           weight.cols)) {
+    return;
+  }
+  matmul(dy, false, w, false, false, y);
   gpu::visit_floating(type, op, [&]<class T>() {
-    Product p;
-    p.m = out.rows, p.n = weight.cols, p.k = out.cols;
-    p.a = dy.raw(), p.b = w.raw(), p.c = dpre.raw(), p.type = p.c_type = type;
-    p.gelu_of = pre.raw();
-    if (type == DType::bf16 && p.k > 0 && gpu::multiply(p)) return;
-    const gpu::Scratch sum(dpre.numel() * static_cast<int64_t>(sizeof(float)));
-    p.c = sum.data<float>(), p.c_type = DType::f32, p.gelu_of = nullptr;
-    product(p);
-    finish_dx_kernel<T><<<gpu::grid(dpre.numel(), kThreads), kThreads, 0, gpu::stream()>>>(
-        sum.data<float>(), static_cast<const T*>(pre.raw()), dpre.numel(),
-        static_cast<T*>(dpre.raw()));
+    const T* x = gpu::data<T>(pre);
+    T *to = gpu::data<T>(dpre), *gelu = gpu::data<T>(y);
+    constexpr int N = 16 / sizeof(T);
+    const int64_t n = y.numel();
+    const bool aligned =
+        gpu::rows_aligned(x, n) && gpu::rows_aligned(to, n) && gpu::rows_aligned(gelu, n);
+    const int64_t packs = aligned ? n / N : n;
+    const auto kernel = aligned ? finish_dx_kernel<T, N> : finish_dx_kernel<T, 1>;
+    kernel<<<gpu::grid(packs, kThreads), kThreads, 0, gpu::stream()>>>(x, packs, to, gelu);
     PM_LAUNCHED();
   });
 }

@@ -55,8 +55,9 @@ __global__ void __launch_bounds__(kWarps* kWarp)
     const float value = sum[r] + shift;
     const int64_t at = r * m + column;
     if constexpr (kGelu) {
-      if (pre) pre[at] = from_float<T>(value);
-      y[at] = from_float<T>(Gelu<T>::value(value));
+      const T rounded = from_float<T>(value);
+      if (pre) pre[at] = rounded;
+      y[at] = from_float<T>(Gelu<T>::value(to_float(rounded)));
     } else {
       y[at] = from_float<T>(value);
     }

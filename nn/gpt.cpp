@@ -3,6 +3,7 @@
 #include "autograd/checkpoint.h"
 #include "autograd/ops.h"
 #include "dist/collective_ops.h"
+#include "nn/memory_probe.h"
 
 namespace pyramoe::nn {
 

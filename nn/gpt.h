@@ -6,9 +6,10 @@
 
 #include "nn/block.h"
 #include "nn/embedding.h"
-#include "nn/memory_probe.h"
 
 namespace pyramoe::nn {
+
+class MemoryProbe;  // nn/memory_probe.h
 
 struct GptOptions {
   int64_t vocab = 0, context = 0, layers = 0;

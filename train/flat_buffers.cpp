@@ -19,6 +19,10 @@ Tensor FlatGroup::view(const Tensor& flat, const FlatSlot& slot) const {
   return flat.rows(slot.begin, slot.begin + pyramoe::numel(shape)).reshape(shape);
 }
 
+std::vector<GradPiece> FlatGroup::grads() const {
+  return pieces.empty() ? std::vector<GradPiece>{{0, grad.numel(), grad}} : pieces;
+}
+
 namespace {
 
 // Parameters that share a buffer: of one kind, held by the same ranks.
@@ -68,7 +72,8 @@ std::map<const nn::Parameter*, int64_t> places_on_one_rank(
 
 }  // namespace
 
-FlatBuffers::FlatBuffers(nn::Module& module, bool narrow, const dist::Mesh* mesh) {
+FlatBuffers::FlatBuffers(nn::Module& module, bool narrow, const dist::Mesh* mesh,
+                         int64_t piece_bytes) {
   if (mesh) world_ = mesh->world();
   const std::vector<nn::Parameter*> parameters = module.parameters();
   const std::map<const nn::Parameter*, int64_t> places = places_on_one_rank(parameters);
@@ -95,15 +100,62 @@ FlatBuffers::FlatBuffers(nn::Module& module, bool narrow, const dist::Mesh* mesh
     group.scattered = mesh && mesh->config().zero >= 2 && ranks > 1;
     group.param = Tensor::zeros({size}, kind.dtype, device);
     const bool keep = kind.dtype == DType::f64 || (kind.dtype == DType::bf16 && narrow);
-    group.grad = Tensor::zeros({size}, keep ? kind.dtype : DType::f32, device);
+    group.grad_dtype = keep ? kind.dtype : DType::f32;
+    if (piece_bytes == 0) group.grad = Tensor::zeros({size}, group.grad_dtype, device);
     for (const FlatSlot& slot : group.slots) {
       const Var& var = slot.parameter->var;
       const Tensor home = group.view(group.param, slot);
       home.copy_from(var.value());
       var.set_value(home);
-      var.place_grad(group.view(group.grad, slot));
+      if (piece_bytes == 0) var.place_grad(group.view(group.grad, slot));
     }
     groups_.push_back(group);
+    if (piece_bytes > 0) cut_grad(groups_.size() - 1, piece_bytes);
+  }
+}
+
+// Neighbours that are written one after the other share a piece.
+void FlatBuffers::cut_grad(size_t group, int64_t piece_bytes) {
+  FlatGroup& g = groups_[group];
+  const int64_t least = piece_bytes / size_of(g.grad_dtype);
+  for (const FlatSlot& slot : g.slots) {
+    if (g.pieces.empty() || slot.begin - g.pieces.back().begin >= least) {
+      if (!g.pieces.empty()) g.pieces.back().end = slot.begin;
+      g.pieces.push_back({slot.begin, g.param.numel(), Tensor()});
+    }
+    slot.parameter->var.place_grad_late(
+        [this, group, piece = g.pieces.size() - 1] { make_piece(group, piece); });
+  }
+}
+
+void FlatBuffers::make_piece(size_t group, size_t piece) {
+  FlatGroup& g = groups_[group];
+  GradPiece& p = g.pieces[piece];
+  p.grad = Tensor({p.end - p.begin}, g.grad_dtype, g.param.device());
+  for (size_t i = 0; i < g.slots.size(); ++i) {
+    const FlatSlot& slot = g.slots[i];
+    if (slot.begin < p.begin || slot.begin >= p.end) continue;
+    const Shape& shape = slot.parameter->var.shape();
+    const int64_t begin = slot.begin - p.begin, end = begin + pyramoe::numel(shape);
+    const int64_t next = (i + 1 < g.slots.size() ? g.slots[i + 1].begin : p.end) - p.begin;
+    if (next > end) p.grad.rows(end, next).zero();
+    slot.parameter->var.place_grad(p.grad.rows(begin, end).reshape(shape));
+  }
+}
+
+int64_t FlatBuffers::brief_bytes() const {
+  int64_t bytes = 0;
+  for (const FlatGroup& group : groups_) {
+    if (!group.grad.defined()) bytes += group.param.numel() * size_of(group.grad_dtype);
+  }
+  return bytes;
+}
+
+void FlatBuffers::drop_grads() {
+  for (FlatGroup& group : groups_) {
+    for (GradPiece& piece : group.pieces) piece.grad = Tensor();
+    if (group.pieces.empty()) continue;
+    for (const FlatSlot& slot : group.slots) slot.parameter->var.drop_grad();
   }
 }
 
@@ -116,7 +168,7 @@ void FlatBuffers::reset_grads() {
 void FlatBuffers::finish_grads() {
   for (const FlatGroup& group : groups_) {
     for (const FlatSlot& slot : group.slots) {
-      if (!slot.parameter->var.grad_written()) slot.parameter->var.grad().zero();
+      if (!slot.parameter->var.grad_written()) slot.parameter->var.grad_place().zero();
     }
   }
 }
@@ -131,7 +183,10 @@ void FlatBuffers::gather_grads() {
 }
 
 int64_t FlatBuffers::sums_of_squares() const {
-  return by_parameter_ ? squares_ : static_cast<int64_t>(groups_.size());
+  if (by_parameter_) return squares_;
+  size_t sums = 0;
+  for (const FlatGroup& group : groups_) sums += std::max<size_t>(1, group.pieces.size());
+  return static_cast<int64_t>(sums);
 }
 
 // Of equal copies the first rank's counts, so the sum over ranks adds zeros to it.
@@ -157,10 +212,16 @@ void FlatBuffers::square_parameters(const Tensor& squares) const {
 
 void FlatBuffers::sum_squares(const Tensor& squares) const {
   if (by_parameter_) return square_parameters(squares);
-  for (size_t i = 0; i < groups_.size(); ++i) {
-    const auto place = static_cast<int64_t>(i);
-    const FlatGroup& group = groups_[i];
+  int64_t place = 0;
+  for (const FlatGroup& group : groups_) {
+    for (const GradPiece& piece : group.pieces) {
+      Tensor sum = squares.rows(place, place + 1);
+      kernels::sum_squares(piece.grad, sum);
+      ++place;
+    }
+    if (!group.pieces.empty()) continue;  // of one rank
     Tensor sum = squares.rows(place, place + 1), grad = group.grad;
+    ++place;
     int64_t copies = group.copies;
     if (group.scattered) {  // each range of the sum is on one rank
       const int ranks = group.sync.size();

@@ -5,6 +5,9 @@
 // Zeroing, norms, clipping and the update then run over a few long ranges instead of hundreds of
 // small tensors, and the addresses never change. Views start at multiples of 64 bytes; the gaps
 // are zero and stay zero.
+//
+// Where memory counts, gradients are brief: each of a group's pieces takes its memory when backward
+// first writes there, so that while the loss is found, the fullest moment, none has any.
 #pragma once
 
 #include <map>
@@ -24,6 +27,12 @@ struct FlatSlot {
   int64_t first_id;  // of the whole parameter's first element: its place in the buffers of one rank
 };
 
+// Elements [begin, end) of a group's gradient; whole parameters.
+struct GradPiece {
+  int64_t begin, end;
+  Tensor grad;  // undefined while nothing of it is written
+};
+
 struct FlatGroup {
   bool weight_decay = false;
   dist::ProcessGroup sync;  // over which its gradients are summed
@@ -31,11 +40,15 @@ struct FlatGroup {
   bool scattered =
       false;  // ZeRO-2: after the sum this rank has its own range of the gradient alone
   std::vector<FlatSlot> slots;
-  Tensor param;  // (n), weights in the run's dtype
-  Tensor grad;   // (n), f32 or wider; bf16 where states are kept in bf16
+  Tensor param;                   // (n), weights in the run's dtype
+  DType grad_dtype = DType::f32;  // f32 or wider; bf16 where states are kept in bf16
+  Tensor grad;                    // (n); undefined where gradients are brief
+  std::vector<GradPiece> pieces;  // of a brief gradient
 
   // The part of a tensor of this group's size that belongs to one parameter, in its shape.
   Tensor view(const Tensor& flat, const FlatSlot& slot) const;
+  // The gradient as it lies: its pieces, or one that is all of it.
+  std::vector<GradPiece> grads() const;
 };
 
 class FlatBuffers {
@@ -43,18 +56,26 @@ class FlatBuffers {
   // Moves the module's parameters into flat buffers (values are kept). Gradients of bf16 weights
   // are kept in f32, or in bf16 too when `narrow`.
   //   mesh  the ranks that train the module; null: this one
-  explicit FlatBuffers(nn::Module& module, bool narrow = false, const dist::Mesh* mesh = nullptr);
+  //   piece_bytes  of brief gradients, about; 0: gradients are there all the time
+  explicit FlatBuffers(nn::Module& module, bool narrow = false, const dist::Mesh* mesh = nullptr,
+                       int64_t piece_bytes = 0);
+  FlatBuffers(const FlatBuffers&) = delete;
+  FlatBuffers& operator=(const FlatBuffers&) = delete;
 
   std::vector<FlatGroup>& groups() { return groups_; }
   const std::vector<FlatGroup>& groups() const { return groups_; }
   // The next backward overwrites all gradients.
   void reset_grads();
+  // Gives up the memory of brief gradients.
+  void drop_grads();
+  // What they take together, all written; 0 where gradients are there all the time.
+  int64_t brief_bytes() const;
   // After the last backward of a step: parameters that no loss reached have gradient zero.
   void finish_grads();
   // The ranges that other ranks have of scattered gradients, for who wants to look at all of them.
   void gather_grads();
-  // The sum of squares of each group's gradients, summed in a fixed order; of many ranks every
-  // element of the model counts once.   squares (groups) f64
+  // The sum of squares of each group's gradients, or of each piece, summed in a fixed order; of
+  // many ranks every element of the model counts once.   squares (sums_of_squares()) f64
   void sum_squares(const Tensor& squares) const;
   // From now on the sums are those of each parameter and expert: they do not depend on the layout.
   void square_by_parameter() { by_parameter_ = true; }
@@ -62,6 +83,8 @@ class FlatBuffers {
 
  private:
   void square_parameters(const Tensor& squares) const;
+  void cut_grad(size_t group, int64_t piece_bytes);
+  void make_piece(size_t group, size_t piece);
 
   std::vector<FlatGroup> groups_;
   dist::ProcessGroup world_;

@@ -52,6 +52,7 @@ int64_t Trainer::try_micro_steps(const data::Batch& batch, bool with_teacher,
   const int64_t rows = config_.micro_batch(), ranks = mesh_ ? mesh_->data().size() : 1;
   const int64_t passes = std::min<int64_t>(2, config_.train.batch / (rows * ranks));
   model_->probe(probe);
+  buffers_->drop_grads();
   reset_device_peak_bytes(device_);
   for (int64_t pass = 0; pass < passes; ++pass) {
     const int64_t row = (mesh_ ? mesh_->data().rank() : 0) * rows;
@@ -86,7 +87,8 @@ std::string Trainer::plan_memory(const data::Batch& batch) {
   result.distill_weight = distill_weight(schedule_.plan(step_));
   const bool with_teacher = result.distill_weight > 0;
   start_step(batch, result);
-  const int64_t layers = model_->options().layers, held = device_bytes(device_);
+  const int64_t layers = model_->options().layers, now = device_bytes(device_);
+  const int64_t held = now + buffers_->brief_bytes();
   int64_t room = limit;
   if (config_.distill.schedule == "auto" && auto_stop_.stopped() < 0) {  // a check's copy
     for (const FlatGroup& group : buffers_->groups()) room -= group.grad.bytes();
@@ -107,7 +109,7 @@ std::string Trainer::plan_memory(const data::Batch& batch) {
   const StepMemory memory = joined(probe, world());
   const auto all = static_cast<size_t>(layers);
   // A trial decides; the first has few blocks recomputed, but not so few that memory runs out.
-  const int64_t most = device_ == kCpu ? INT64_MAX : held + cuda_device::free_bytes(device_.index);
+  const int64_t most = device_ == kCpu ? INT64_MAX : now + cuda_device::free_bytes(device_.index);
   size_t count = config_.train.recompute ? all : fewest_recomputed(memory, room, most);
   int64_t peak = 0;
   for (;; ++count) {

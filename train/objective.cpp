@@ -10,6 +10,18 @@
 #include "train/trainer.h"
 
 namespace pyramoe::train {
+namespace {
+
+// Rows whose logits exist at a time: equal parts of whole tiles, as few as keep a part's logits
+// under a gibibyte. It follows from sizes alone, so that runs under other memory limits agree.
+int64_t rows_at_once(const Var& features, const Tensor& head) {
+  constexpr int64_t most = int64_t{1} << 30, tile = 256;
+  const int64_t rows = features.dim(0);
+  const int64_t parts = (rows * head.dim(0) * size_of(head.dtype()) + most - 1) / most;
+  return (rows + parts * tile - 1) / (parts * tile) * tile;
+}
+
+}  // namespace
 
 // Of a model in evaluation mode: no noise, no drops.
 Tensor Trainer::teacher_features() const {
@@ -50,14 +62,17 @@ Trainer::Objective Trainer::loss(const nn::GptOut& out, const Var& features,
   if (out.logits.defined()) {
     terms = logit_losses(out.logits, with_teacher);
   } else if (with_teacher) {
+    const Var& head = model_->head_weight();
     const Vars both =
-        ops::head_distill_loss(features, model_->head_weight(), targets_,
+        ops::head_distill_loss(features, head, targets_,
                                {teacher_features(), teacher_->head_weight().value(),
-                                config_.distill.temperature, loss_weights_.rows(0, 2)});
+                                config_.distill.temperature, loss_weights_.rows(0, 2)},
+                               rows_at_once(features, head.value()));
     ready = both[0];
     terms = {both[1], both[2]};
   } else {
-    terms = {ops::head_loss(features, model_->head_weight(), targets_)};
+    const Var& head = model_->head_weight();
+    terms = {ops::head_loss(features, head, targets_, rows_at_once(features, head.value()))};
   }
   losses.cross_entropy = terms[0].value();
   if (with_teacher) losses.distill = terms[1].value();

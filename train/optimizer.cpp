@@ -16,7 +16,14 @@ class Share {
     if (cut_) range_ = dist::own_range(group.param.numel(), group.sync.rank(), group.sync.size());
   }
   FlatGroup& group() const { return group_; }
-  Tensor grad() const { return group_.grad.rows(range_.begin, range_.end); }
+  // The gradient as it lies, in the share's elements.
+  std::vector<GradPiece> grads() const {
+    if (!cut_) return group_.grads();
+    return {{0, range_.end - range_.begin, group_.grad.rows(range_.begin, range_.end)}};
+  }
+  Tensor zeros() const {
+    return Tensor::zeros({range_.end - range_.begin}, group_.grad_dtype, group_.param.device());
+  }
   Tensor param() const { return group_.param.rows(range_.begin, range_.end); }
   // Master weights: the weights themselves, or a wider copy of bf16 ones.
   Tensor master() const {
@@ -87,7 +94,7 @@ std::vector<Share> shares_of(FlatBuffers& buffers, int64_t zero) {
 }
 
 // No master weights: bf16 weights and moments are all there is.
-bool is_narrow(const FlatGroup& group) { return group.grad.dtype() == DType::bf16; }
+bool is_narrow(const FlatGroup& group) { return group.grad_dtype == DType::bf16; }
 
 class AdamW : public Optimizer {
  public:
@@ -95,8 +102,8 @@ class AdamW : public Optimizer {
       : shares_(shares_of(buffers, zero)), config_(config) {
     for (const Share& share : shares_) {
       master_.push_back(is_narrow(share.group()) ? share.param() : share.master());
-      m_.push_back(zeros_like(share.grad()));
-      v_.push_back(zeros_like(share.grad()));
+      m_.push_back(share.zeros());
+      v_.push_back(share.zeros());
       runs_.push_back(is_narrow(share.group()) ? share.runs() : std::vector<Share::Run>{});
     }
   }
@@ -108,21 +115,19 @@ class AdamW : public Optimizer {
   }
 
   void step(const Tensor& scalars) override {
-    const RngKey key{static_cast<uint64_t>(config_.seed), RngPurpose::weight_rounding, 0, 0};
     for (size_t i = 0; i < m_.size(); ++i) {
       const FlatGroup& group = shares_[i].group();
       const kernels::AdamWOptions options{config_.beta1, config_.beta2, config_.eps,
                                           group.weight_decay ? config_.weight_decay : 0};
-      Tensor param = shares_[i].param();
-      if (is_narrow(group)) {
-        const Tensor grad = shares_[i].grad();
-        for (const Share::Run& run : runs_[i]) {
-          const auto part = [&run](const Tensor& x) { return x.rows(run.begin, run.end); };
-          Tensor p = part(param), m = part(m_[i]), v = part(v_[i]);
-          kernels::adamw_step_rounded(part(grad), options, scalars, key, run.first_id, p, m, v);
+      const Tensor param = shares_[i].param();
+      for (const GradPiece& piece : shares_[i].grads()) {
+        if (is_narrow(group)) {
+          step_rounded(i, piece, options, scalars);
+          continue;
         }
-      } else {
-        kernels::adamw_step(shares_[i].grad(), options, scalars, master_[i], m_[i], v_[i], param);
+        const auto part = [&piece](const Tensor& x) { return x.rows(piece.begin, piece.end); };
+        Tensor p = part(param), master = part(master_[i]), m = part(m_[i]), v = part(v_[i]);
+        kernels::adamw_step(piece.grad, options, scalars, master, m, v, p);
       }
       shares_[i].gather();
     }
@@ -149,6 +154,19 @@ class AdamW : public Optimizer {
 
  private:
   bool has_master(size_t i) const { return !master_[i].same_memory(shares_[i].param()); }
+  // Share i where a piece of its gradient and a run of numbered elements meet.
+  void step_rounded(size_t i, const GradPiece& piece, const kernels::AdamWOptions& options,
+                    const Tensor& scalars) {
+    const RngKey key{static_cast<uint64_t>(config_.seed), RngPurpose::weight_rounding, 0, 0};
+    for (const Share::Run& run : runs_[i]) {
+      const int64_t begin = std::max(run.begin, piece.begin), end = std::min(run.end, piece.end);
+      if (begin >= end) continue;
+      const auto part = [&](const Tensor& x) { return x.rows(begin, end); };
+      Tensor p = part(shares_[i].param()), m = part(m_[i]), v = part(v_[i]);
+      kernels::adamw_step_rounded(piece.grad.rows(begin - piece.begin, end - piece.begin), options,
+                                  scalars, key, run.first_id + begin - run.begin, p, m, v);
+    }
+  }
 
   std::vector<Share> shares_;
   // Where moments are bf16: random rounding goes by an element's place in the whole model.
@@ -163,16 +181,20 @@ class Sgd : public Optimizer {
       : shares_(shares_of(buffers, zero)), config_(config) {
     for (const Share& share : shares_) {
       master_.push_back(share.master());
-      m_.push_back(config.momentum > 0 ? zeros_like(share.grad()) : Tensor());
+      m_.push_back(config.momentum > 0 ? share.zeros() : Tensor());
     }
   }
 
   void step(const Tensor& scalars) override {
     for (size_t i = 0; i < m_.size(); ++i) {
-      Tensor param = shares_[i].param();
-      kernels::sgd_step(shares_[i].grad(), config_.momentum,
-                        shares_[i].group().weight_decay ? config_.weight_decay : 0, scalars,
-                        master_[i], m_[i], param);
+      const double decay = shares_[i].group().weight_decay ? config_.weight_decay : 0;
+      for (const GradPiece& piece : shares_[i].grads()) {
+        const auto part = [&piece](const Tensor& x) {
+          return x.defined() ? x.rows(piece.begin, piece.end) : x;
+        };
+        Tensor p = part(shares_[i].param()), master = part(master_[i]), m = part(m_[i]);
+        kernels::sgd_step(piece.grad, config_.momentum, decay, scalars, master, m, p);
+      }
       shares_[i].gather();
     }
   }

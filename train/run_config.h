@@ -91,8 +91,8 @@ struct TrainConfig {
     v("train.recompute", recompute,
       "keep each block's input only and run it again in the backward pass");
     v("train.memory_limit", memory_limit,
-      "most bytes that the tensors of a step may hold on one rank, such as 60GB: as few blocks are "
-      "recomputed as that takes; 0 = no limit",
+      "most bytes that the tensors of a step may hold on one rank: as few blocks are recomputed as "
+      "that takes; 0 = no limit",
       number_as_text(), rule<std::string>("a number of bytes such as 60GB", is_bytes));
     v("train.graph", graph, "on a GPU, record a step once and replay it");
     v("train.max_skips", max_skips,

@@ -18,6 +18,8 @@
 namespace pyramoe::train {
 namespace {
 
+constexpr int64_t kGradPiece = 64 << 20;  // bytes: a launch each for norm and update
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -47,7 +49,8 @@ Trainer::Trainer(const RunConfig& config, Device device, const dist::Mesh* mesh)
   model_ = moe::build_model(config.model, build, config.train.recompute);
   model_->initialise(static_cast<uint64_t>(config.train.seed));
   start_weights();
-  buffers_ = std::make_unique<FlatBuffers>(*model_, config.train.states == "bf16", mesh_);
+  buffers_ = std::make_unique<FlatBuffers>(*model_, config.train.states == "bf16", mesh_,
+                                           brief_grads() ? kGradPiece : 0);
   optimizer_ = make_optimizer(*buffers_, config.train, config.parallel.zero);
   std::vector<dist::GradBuffer> grads;
   for (const FlatGroup& group : buffers_->groups()) {
@@ -66,6 +69,14 @@ Trainer::Trainer(const RunConfig& config, Device device, const dist::Mesh* mesh)
   squares_ = Tensor::zeros({buffers_->sums_of_squares()}, DType::f64, device);
   prepare_graphs();
   if (!config.train.dump.empty()) dump_ = std::make_unique<StepDump>();
+}
+
+// Gradients need no memory while the loss is found where one rank's one micro-batch makes them, and
+// nobody else looks at them: a check of the teacher, a dump. (On a CPU fresh memory costs more time
+// than it saves room.)
+bool Trainer::brief_grads() const {
+  return device_.type == DeviceType::cuda && !mesh_ && !teacher_ && config_.train.dump.empty() &&
+         config_.micro_batch() == config_.train.batch && config_.model.budget == 0;
 }
 
 void Trainer::start_weights() {
@@ -195,6 +206,8 @@ void Trainer::load_micro_batch(const data::Batch& batch, int64_t row) {
 
 bool Trainer::find_gradients(const data::Batch& batch, bool with_teacher) {
   const int64_t rows = config_.micro_batch();
+  // Captured work finds brief gradients where it put them.
+  if (!first_graph_[with_teacher].graph.captured()) buffers_->drop_grads();
   // A pass takes neighbouring rows: first those of data rank 0, then of rank 1, … Where sums must
   // not depend on the layout, a rank's passes do.
   const int64_t ranks = mesh_ ? mesh_->data().size() : 1;

@@ -82,6 +82,7 @@ class Trainer {
     int64_t bytes = -1;  // needed by the first run; -1 = has not run
   };
   void start_weights();
+  bool brief_grads() const;
   // What the micro-batches of this step share: places for their tokens, loss weights, the seed.
   void start_step(const data::Batch& batch, const StepResult& result);
   void place_positions(int64_t rows, int64_t length);

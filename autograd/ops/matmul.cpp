@@ -109,14 +109,18 @@ Var mlp(const Var& x, const Var& up, const Var& up_bias, const Var& down, const 
   Tensor pre({x.dim(0), up.dim(0)}, x.dtype(), x.value().device());  // (N, F)
   Tensor hidden = empty_like(pre);
   kernels::linear_gelu_forward(x.value(), up.value(), up_bias.value(), pre, hidden);
-  const LinearSaved second = save_linear("mlp", Var(hidden), down, down_bias);
+  LinearSaved second = save_linear("mlp", Var(hidden), down, down_bias);
   Tensor y({x.dim(0), down.dim(0)}, x.dtype(), x.value().device());  // (N, D)
   kernels::linear_forward(hidden, down.value(), down_bias.value(), y);
+  second.x = Tensor();  // (N, F): the backward pass makes it again from pre
   return record("mlp", {y}, {x, up, up_bias, down, down_bias},
                 [first, second, pre](const Grads& dy, const GradInto& into) -> Grads {
-                  const Grads d = linear_grads(second, dy[0], {{}, into[3], into[4]});
-                  Tensor dpre = empty_like(pre);
-                  kernels::linear_dx_gelu(dy[0], second.w, pre, dpre);
+                  LinearSaved again = second;
+                  again.x = empty_like(pre);
+                  Tensor dpre = pre;  // nobody else holds pre
+                  kernels::linear_dx_gelu(dy[0], again.w, pre, dpre, again.x);
+                  const Grads d = linear_grads(again, dy[0], {{}, into[3], into[4]});
+                  again.x = Tensor();
                   Grads grads = linear_grads(first, dpre, {into[0], into[1], into[2]});
                   grads.push_back(d[1]);
                   grads.push_back(d[2]);

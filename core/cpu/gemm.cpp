@@ -83,7 +83,7 @@ void finish(const Product<T, TC>& p, int64_t i0, int64_t rows, int64_t j0, int64
       V x = V::load(sums + i * ld + j, n);
       if (p.bias) x = x + V::load(p.bias + j0 + j, n);
       x.store(c + j, n);
-      if (gelu) simd::gelu(x).store(gelu + j, n);
+      if (gelu) simd::gelu(V::load(c + j, n)).store(gelu + j, n);  // of c as it was rounded
     }
   }
 }

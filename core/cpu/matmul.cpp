@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "core/cpu/gemm.h"
+#include "core/cpu/pack.h"
 #include "core/cpu/simd.h"
-#include "core/kernels/elementwise.h"
 #include "core/parallel.h"
 
 namespace pyramoe::kernels::cpu {
@@ -194,9 +194,31 @@ void linear_gelu_forward(const Tensor& x, const Tensor& w, const Tensor& bias, T
   linear("linear_gelu_forward", x, w, bias, pre, y);
 }
 
-void linear_dx_gelu(const Tensor& dy, const Tensor& w, const Tensor& pre, Tensor& dpre) {
-  matmul(dy, false, w, false, false, dpre);
-  gelu_backward(dpre, pre, dpre);
+void linear_dx_gelu(const Tensor& dy, const Tensor& w, const Tensor& pre, Tensor& dpre, Tensor& y) {
+  for (const Tensor* x : {&pre, static_cast<const Tensor*>(&dpre)}) {
+    const Matrix out(y);
+    check_shape("linear_dx_gelu", "pre and dpre", *x, out.rows, out.cols);
+    check_dtype("linear_dx_gelu", "pre and dpre", *x, y.dtype());
+  }
+  matmul(dy, false, w, false, false, y);  // y is room for the gradient of itself first
+  visit_floating(y.dtype(), [&]<class T>() {
+    using V = simd::Vec<Acc<T>>;
+    constexpr int64_t block = 64;
+    parallel_for(y.numel(), kGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i += block) {
+        const int64_t n = std::min(block, end - i);
+        T x[block];
+        std::copy_n(pre.data<T>() + i, n, x);
+        T *gelu = y.data<T>() + i, *to = dpre.data<T>() + i;
+        each_pack<Acc<T>>(0, n, [&](auto at) {
+          store(to, at, load(gelu, at) * Gelu<Acc<T>>::slope(load(x, at)));
+        });
+        for (int64_t j = 0; j < n; j += V::lanes) {
+          simd::gelu(V::load(x + j, n - j)).store(gelu + j, n - j);
+        }
+      }
+    });
+  });
 }
 
 void grouped_linear_forward(const Tensor& x, const Tensor& offsets, const Tensor& w,

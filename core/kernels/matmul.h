@@ -15,13 +15,15 @@ PM_KERNEL(matmul, (const Tensor& a, bool transpose_a, const Tensor& b, bool tran
                    bool accumulate, Tensor& c))
 // y = x w^T + bias.   x (N, K), w (M, K), bias (M) or undefined, y (N, M)
 PM_KERNEL(linear_forward, (const Tensor& x, const Tensor& w, const Tensor& bias, Tensor& y))
-// pre = x w^T + bias, y = gelu(pre).   shapes as above, pre and y (N, M)
+// pre = x w^T + bias, y = gelu(pre), of pre as it was rounded.   shapes as above, pre and y (N, M)
 PM_KERNEL(linear_gelu_forward,
           (const Tensor& x, const Tensor& w, const Tensor& bias, Tensor& pre, Tensor& y))
 
-// dpre = (dy w) * gelu'(pre): through a linear layer and the GELU before it.
-//   dy (N, M), w (M, K), pre and dpre (N, K), not the same memory
-PM_KERNEL(linear_dx_gelu, (const Tensor& dy, const Tensor& w, const Tensor& pre, Tensor& dpre))
+// dpre = (dy w) * gelu'(pre): through a linear layer and the GELU before it. And y = gelu(pre) once
+// more, in the forward pass's bits, for dw of the product that y entered: so nobody need keep y.
+//   dy (N, M), w (M, K); pre, dpre and y (N, K), dpre may be pre
+PM_KERNEL(linear_dx_gelu,
+          (const Tensor& dy, const Tensor& w, const Tensor& pre, Tensor& dpre, Tensor& y))
 
 // The grouped forms: expert e owns rows [offsets[e], offsets[e+1]) and has its own weight. Rows
 // from offsets[E] on are neither read nor written.

@@ -149,6 +149,15 @@ TEST(Backward, FreesSavedTensorsWhileItRuns) {
   EXPECT_LE(device_bytes(kCpu) - before, 5 * one);
 }
 
+TEST(Backward, HoldsNoValueThatNoClosureHolds) {
+  const Var x(Tensor::full({1 << 16}, DType::f64, 1), true);
+  const int64_t one = x.value().bytes(), before = device_bytes(kCpu);
+  Var y = x;
+  for (int i = 0; i < 20; ++i) y = ops::scale(y, 2);  // its gradient needs no value
+  EXPECT_EQ(live_nodes(), 20);
+  EXPECT_LE(device_bytes(kCpu) - before, one + 4096);
+}
+
 TEST(Backward, RunsFromSeveralRoots) {
   const Var x(tensor({2}), true);
   const Var y = ops::scale(x, 3), z = ops::multiply(y, y);

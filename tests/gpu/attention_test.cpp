@@ -236,6 +236,54 @@ TEST(CudaAttention, DropsProbabilitiesByCounter) {
   }
 }
 
+// Rows of ids that start on any of a counter's four words, one tile and many, more tiles than
+// multiprocessors.
+TEST(CudaAttention, DropsProbabilitiesOnTensorCores) {
+  SKIP_WITHOUT_GPU();
+  const AttentionDropout dropout{0.2, {9, RngPurpose::attention_dropout, 3, 1}, 5};
+  for (const int64_t dim : {64, 128}) {
+    for (const int64_t tokens : {1, 63, 65, 128, 129, 254, 321}) {
+      check({tokens < 100 ? 3 : 1, tokens, 2, dim}, DType::bf16, dropout);
+    }
+  }
+  check({1, 1000, 3, 64}, DType::bf16, dropout);
+  check({1, 515, 2, 128}, DType::bf16, dropout);
+  check({5, 129, 31, 64}, DType::bf16, dropout);
+  // Ids pass 2^34 in query 97 (78): their counters, 2^32.
+  check({1, 148, 2, 64}, DType::bf16, {0.2, dropout.key, 392162});
+  check({1, 125, 2, 64}, DType::bf16, {0.2, dropout.key, 549755});
+  for (const double p : {1e-9, 0.5, 0.99}) {
+    check({1, 140, 2, 64}, DType::bf16, {p, dropout.key, dropout.first_sequence});
+  }
+}
+
+// With equal scores and values of 1, y counts who is kept: the expected number of them, within five
+// standard deviations. (Rounding y hides less than one in 2^8 of a row, up or down.)
+TEST(CudaAttention, DropsTheFractionAskedFor) {
+  SKIP_WITHOUT_GPU();
+  const int64_t tokens = 1024, heads = 4, dim = 64;
+  Tensor qkv = Tensor::zeros({1, tokens, 3, heads, dim}, DType::f32);
+  for (int64_t t = 0; t < tokens; ++t) {
+    std::fill_n(qkv.data<float>() + (t * 3 + 2) * heads * dim, heads * dim, 1.0f);
+  }
+  for (const double p : {0.2, 0.5}) {  // 1 / (1 - p) is a bf16: no rounding leans to one side
+    Tensor y({1, tokens, heads * dim}, DType::bf16, kGpu),
+        lse({1, heads, tokens}, DType::f32, kGpu);
+    kernels::attention_forward(on_gpu(qkv.to(DType::bf16)),
+                               {p, {1, RngPurpose::attention_dropout, 0, 0}}, y, lse);
+    const std::vector<double> got = y.to(kCpu).to(DType::f64).to_vector();
+    double kept = 0, all = 0;
+    for (int64_t t = 0; t < tokens; ++t) {
+      for (int64_t h = 0; h < heads; ++h) {
+        const auto i = static_cast<size_t>((t * heads + h) * dim);
+        kept += got[i] * static_cast<double>(t + 1) * (1 - p), all += static_cast<double>(t + 1);
+        EXPECT_EQ(got[i], got[i + dim - 1]);
+      }
+    }
+    EXPECT_NEAR(kept / all, 1 - p, 5 * std::sqrt(p * (1 - p) / all) + 0x1p-12);
+  }
+}
+
 TEST(CudaAttention, TakesNoTokens) {
   SKIP_WITHOUT_GPU();
   const Tensor qkv({0, 5, 3, 2, 64}, DType::bf16);

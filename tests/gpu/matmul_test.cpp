@@ -140,6 +140,9 @@ TEST(Linear, BiasAndGeluMatchTheCpu) {
               return 1.13 * bound[j] + 2 * u * std::abs(gelu(v[j])) + 0x1p-22;
             },
             what + ", gelu");
+        Tensor value = poison(empty_like(pre));
+        kernels::gelu_forward(pre, value);
+        expect_same_bits(value, y, what + ", gelu of what was rounded");
       }
     }
   }
@@ -162,9 +165,11 @@ TEST(Linear, DxThroughGeluMatchesTheCpu) {
       const std::vector<double> at = pre.to_vector();
       Tensor want({m, n}, DType::f64);
       for (size_t i = 0; i < v.size(); ++i) want.data<double>()[i] = v[i] * gelu_slope(at[i]);
-      Tensor dpre = poison(Tensor({m, n}, type, kGpu)), again = poison(empty_like(dpre));
-      kernels::linear_dx_gelu(on_gpu(dy), on_gpu(w), on_gpu(pre), dpre);
-      kernels::linear_dx_gelu(on_gpu(dy), on_gpu(w), on_gpu(pre), again);
+      Tensor dpre = poison(Tensor({m, n}, type, kGpu)), y = poison(empty_like(dpre));
+      Tensor again = on_gpu(pre).clone(), value = poison(empty_like(dpre));
+      kernels::linear_dx_gelu(on_gpu(dy), on_gpu(w), on_gpu(pre), dpre, y);
+      kernels::linear_dx_gelu(on_gpu(dy), on_gpu(w), again, again, y);
+      kernels::gelu_forward(on_gpu(pre), value);
       const std::string what = cat(m, "x", n, "x", k, " ", to_string(type), " dx through gelu");
       const double u = unit_roundoff(type), slack = type == DType::bf16 ? 0x1p-10 : 0x1p-21;
       expect_close(
@@ -175,13 +180,49 @@ TEST(Linear, DxThroughGeluMatchesTheCpu) {
                    slack * std::abs(v[j]);
           },
           what);
-      expect_same_bits(dpre, again, what);
+      expect_same_bits(dpre, again, what + ", into pre");
+      expect_same_bits(value, y, what + ", gelu again");
     }
   }
 }
 
-// cuBLAS's GELU on numbers that the product passes through unchanged (w = identity).
-TEST(Linear, GeluOfTheEpilogueIsExactToARounding) {
+// Large products, whole and ragged tiles: the kernel of experts finishes them where it can.
+TEST(Linear, GeluOfManyRowsMatchesItsParts) {
+  SKIP_WITHOUT_GPU();
+  for (const auto& [m, n, k] : {Size{4096, 2048, 64}, Size{5003, 1800, 72}, Size{2048, 4096, 8}}) {
+    const DType type = DType::bf16;
+    const std::string what = cat(m, "x", n, "x", k);
+    const Tensor x = on_gpu(normal({m, k}, type, 1, 1)), w = on_gpu(normal({n, k}, type, 0.3, 2));
+    const Tensor bias = on_gpu(normal({n}, type, 1, 3)), down = on_gpu(normal({k, n}, type, 1, 4));
+    Tensor pre = poison(Tensor({m, n}, type, kGpu)), y = poison(empty_like(pre));
+    Tensor plain = empty_like(pre), value = empty_like(pre), again = poison(empty_like(pre));
+    kernels::linear_gelu_forward(x, w, bias, pre, y);
+    kernels::linear_forward(x, w, bias, plain);
+    const auto close = [&](const Tensor& want, const Tensor& got, double scale) {
+      expect_close(
+          want.to(kCpu).to(DType::f64), got,
+          [&, v = want.to_vector()](int64_t i) {
+            return 0x1p-7 * std::abs(v[static_cast<size_t>(i)]) + 0x1p-16 * scale;
+          },
+          what);
+    };
+    close(plain, pre, static_cast<double>(k));
+    kernels::gelu_forward(pre, value);
+    expect_same_bits(value, y, what + ", gelu");
+    Tensor dpre = poison(empty_like(pre)), dvalue = empty_like(pre), want = empty_like(pre);
+    kernels::linear_dx_gelu(x, down, pre, dpre, again);
+    expect_same_bits(y, again, what + ", gelu again");
+    kernels::matmul(x, false, down, false, false, dvalue);
+    kernels::gelu_backward(dvalue, pre, want);
+    close(want, dpre, static_cast<double>(k));
+    Tensor place = pre.clone();
+    kernels::linear_dx_gelu(x, down, place, place, again);
+    expect_same_bits(dpre, place, what + ", into pre");
+  }
+}
+
+// GELU on numbers that the product passes through unchanged (w = identity).
+TEST(Linear, GeluIsExactToARounding) {
   SKIP_WITHOUT_GPU();
   constexpr int64_t kRows = 512, kCols = 128;
   Tensor x({kRows, kCols}, DType::f64), w = Tensor::zeros({kCols, kCols}, DType::f64);
@@ -203,7 +244,7 @@ TEST(Linear, GeluOfTheEpilogueIsExactToARounding) {
     }
   }
   RecordProperty("worst_absolute_beyond_rounding", std::to_string(worst_absolute));
-  std::printf("gelu epilogue: beyond rounding %.3g absolute; above -3: %.3g relative at %.3g\n",
+  std::printf("gelu: beyond rounding %.3g absolute; above -3: %.3g relative at %.3g\n",
               worst_absolute, worst_relative, at);
   EXPECT_LE(worst_absolute, 1e-3);
 }

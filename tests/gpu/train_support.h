@@ -16,7 +16,7 @@ inline std::map<std::string, Tensor> gradients(train::Trainer& trainer) {
   std::map<std::string, Tensor> all;
   for (const train::FlatGroup& group : trainer.buffers().groups()) {
     for (const train::FlatSlot& slot : group.slots) {
-      all[slot.parameter->name] = group.view(group.grad, slot).to(kCpu);
+      all[slot.parameter->name] = slot.parameter->var.grad().to(kCpu);
     }
   }
   return all;
