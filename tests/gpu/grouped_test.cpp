@@ -9,6 +9,7 @@
 
 #include "core/kernels/matmul.h"
 #include "cuda/grouped.h"
+#include "cuda/launch.cuh"
 #include "tests/gpu/support.h"
 
 namespace pyramoe::gputest {
@@ -253,7 +254,7 @@ void check_in_turn(const Inputs& in, const InTurn& v) {
                     .bias = v.bias ? bias.raw() : nullptr,
                     .pre = v.finish == Finish::gelu_backward ? c.back().raw() : nullptr,
                     .extra = v.finish == Finish::plain ? nullptr : extra.back().raw(),
-                    .offsets = offsets.data<int32_t>(),
+                    .offsets = static_cast<const int32_t*>(offsets.raw()),
                     .experts = in.experts,
                     .rows = in.rows,
                     .m = in.c.m,
