@@ -202,6 +202,9 @@ TEST(CudaAttention, MatchesPlainLoopsOnEachPath) {
   }
   check({1, 129, 2, 40}, DType::bf16);
   check({1, 65, 1, 160}, DType::bf16);
+}
+TEST(CudaAttention, F32MatchesPlainLoopsOnEachPath) {
+  SKIP_WITHOUT_GPU();
   check({1, 70, 2, 16}, DType::f32);
 }
 
