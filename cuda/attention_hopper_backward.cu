@@ -2,7 +2,8 @@
 //
 //   P = exp(scale Q Kᵀ - lse)    dV = Pᵀ dY    dP = dY Vᵀ
 //   dS = P (dP - delta)          dQ = scale dS K    dK = scale dSᵀ Q
-// With dropout, Z = 0 or 1 / (1 - p) stands at P in dV and at dP in dS.
+// With dropout, Z = 0 or 1 / (1 - p) stands at P in dV and at dP in dS. The kernels only leave out
+// what was dropped: delta comes times 1 - p, and dV, dQ, dK leave times 1 / (1 - p).
 // Two kernels, each the owner of what it sums: one keeps a tile of keys and streams queries (dK,
 // dV), one keeps a tile of queries and streams keys (dQ). Scores and dP are computed twice, 7
 // products for 5, but no fp32 dQ goes through memory, nobody waits for anybody, and P and dS go
@@ -19,8 +20,8 @@ constexpr int kPad = kTileRows;  // lse and delta are padded to whole tiles
 // delta and lse2, by kDim / 8 lanes a row.
 
 template <int kDim>
-__global__ void prepare_kernel(const __grid_constant__ Backward<Bf16> f, int padded, float* lse2,
-                               float* delta) {
+__global__ void prepare_kernel(const __grid_constant__ Backward<Bf16> f, int padded, float share,
+                               float* lse2, float* delta) {
   constexpr int kLanes = kDim / 8;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) / kLanes;
   const int lane = threadIdx.x % kLanes;
@@ -37,7 +38,7 @@ __global__ void prepare_kernel(const __grid_constant__ Backward<Bf16> f, int pad
   for (int step = kLanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
   if (lane != 0 || b >= f.batch) return;
   const int64_t head = b * f.heads + h;
-  delta[head * padded + t] = sum;
+  delta[head * padded + t] = sum * share;
   lse2[head * padded + t] = inside ? f.lse[head * f.tokens + t] * kLog2e : INFINITY;
 }
 
@@ -51,8 +52,8 @@ void launch(const Backward<Bf16>& f, const Keep& keep) {
   const Scratch scratch(2 * rows * static_cast<int64_t>(sizeof(float)));
   float *lse2 = scratch.data<float>(), *delta = lse2 + rows;
   args.lse2 = lse2, args.delta = delta;
-  prepare_kernel<kDim>
-      <<<grid(rows * (kDim / 8), 256), 256, 0, stream()>>>(f, args.padded, lse2, delta);
+  prepare_kernel<kDim><<<grid(rows * (kDim / 8), 256), 256, 0, stream()>>>(
+      f, args.padded, 1 / keep.factor, lse2, delta);
   PM_LAUNCHED();
   const int64_t streamed = int64_t{2} * f.tokens * kDim * static_cast<int64_t>(sizeof(Bf16));
   args.order = order_of(f.batch, f.heads, f.tokens, streamed, false);

@@ -14,14 +14,9 @@ struct BackwardArgs {
   int tokens, padded;
   float scale;
   const float* lse2;   // (B * H, padded): lse in units of log2; +inf behind the end, so that P = 0
-  const float* delta;  // (B * H, padded): row sums of dy * y; 0 behind the end
+  const float* delta;  // (B * H, padded): row sums of dy * y, times 1 - p; 0 behind the end
   Keep keep;
 };
-
-// dP with dropout, less delta: dropped probabilities had no part in y.
-__device__ __forceinline__ float dropped(float dp, bool is_kept, const Keep& keep, float delta) {
-  return fmaf(dp, is_kept ? keep.factor : 0.0f, -delta);
-}
 
 // The map of q, k, v (parts = 3) or of y (1) of a call, by boxes of `rows` tokens.
 inline CUtensorMap map_of(const Backward<Bf16>& f, const void* x, int64_t parts, int rows) {

@@ -71,24 +71,47 @@ __device__ __forceinline__ void turned_probabilities(float (&s)[kQueries / 2], c
   }
 }
 
-// dP (keys, queries) to dS; with dropout by `word`.
+// 0xffff in the halves of a pair of scores that are kept, from element e of a thread's word on: the
+// two bits, each moved to the end of its byte, are copied all over a half.
+__device__ __forceinline__ uint32_t mask_of_pair(uint32_t word, int e) {
+  const int bit = keep_bit(e), byte = bit / 8, place = bit % 8;
+  uint32_t mask;
+  asm("prmt.b32 %0, %1, %2, %3;"
+      : "=r"(mask)
+      : "r"(word << (7 - place)), "r"(word << (6 - place)), "r"(0xcc88 + 0x1111 * byte));
+  return mask;
+}
+
+// The probabilities that dV takes, from all of them.
+template <int kQueries>
+__device__ __forceinline__ void keep_some(Left<kQueries>& some, const Left<kQueries>& all,
+                                          uint32_t word) {
+#pragma unroll
+  for (int k = 0; k < kQueries / 16; ++k) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) some[k][i] = all[k][i] & mask_of_pair(word, 8 * k + 2 * i);
+  }
+}
+
+// dP (keys, queries) to dS; with dropout, times 1 - p, and dP counts where P is kept.
 template <int kQueries, bool kDrop>
 __device__ __forceinline__ void turned_gradients(float (&dp)[kQueries / 2], const Left<kQueries>& p,
-                                                 const float* delta, uint32_t word,
-                                                 const Keep& keep) {
+                                                 const Left<kQueries>& kept_p, const float* delta) {
   const int column = threadIdx.x % 4 * 2;
 #pragma unroll
   for (int j = 0; j < kQueries / 8; ++j) {
     const float2 d = *reinterpret_cast<const float2*>(delta + 8 * j + column);
-    const uint32_t low = p[j / 2][j % 2 * 2], high = p[j / 2][j % 2 * 2 + 1];
-    const auto less = [&](int i, float delta_of_query) {
-      const int e = 4 * j + i;
-      return kDrop ? dropped(dp[e], kept(word, e), keep, delta_of_query) : dp[e] - delta_of_query;
-    };
-    dp[4 * j] = low_half(low) * less(0, d.x);
-    dp[4 * j + 1] = high_half(low) * less(1, d.y);
-    dp[4 * j + 2] = low_half(high) * less(2, d.x);
-    dp[4 * j + 3] = high_half(high) * less(3, d.y);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const uint32_t all = p[j / 2][j % 2 * 2 + r], some = kept_p[j / 2][j % 2 * 2 + r];
+      float &x = dp[4 * j + 2 * r], &y = dp[4 * j + 2 * r + 1];
+      if constexpr (kDrop) {
+        x = fmaf(low_half(some), x, low_half(all) * -d.x);
+        y = fmaf(high_half(some), y, high_half(all) * -d.y);
+      } else {
+        x = low_half(all) * (x - d.x), y = high_half(all) * (y - d.y);
+      }
+    }
   }
 }
 
@@ -146,17 +169,13 @@ __device__ __forceinline__ void compute_keys(KeysShared<kDim>& m, const CUtensor
       done = stage;
       turned_probabilities<kQueries>(s, m.lse2[stage], scale, tile * kTileRows + row - q0);
       to_left<kQueries>(p, s);
-      if constexpr (kDrop) {
-#pragma unroll
-        for (int e = 0; e < kQueries / 2; ++e) s[e] = kept(keep, e) ? s[e] : 0;
-        to_left<kQueries>(kept_p, s);
-      }
+      if constexpr (kDrop) keep_some<kQueries>(kept_p, p, keep);
       hop::wgmma_fence();
       add_product<kDim, kQueries>(dv, kDrop ? kept_p : p, dy_tile, 1);
       hop::wgmma_commit();
       hop::wgmma_wait<1>();
       hop::wgmma_touch(dp);
-      turned_gradients<kQueries, kDrop>(dp, p, m.delta[stage], keep, a.keep);
+      turned_gradients<kQueries, kDrop>(dp, p, kDrop ? kept_p : p, m.delta[stage]);
       to_left<kQueries>(ds, dp);
       hop::wgmma_fence();
       add_product<kDim, kQueries>(dk, ds, q_tile, 1);
@@ -171,7 +190,8 @@ __device__ __forceinline__ void compute_keys(KeysShared<kDim>& m, const CUtensor
     const float factor = kDrop ? a.keep.factor : 1;
     store_rows<kDim>(dv, factor, factor, m.out[group], kStagingBarrier + group, out, 2 * heads + h,
                      token, b);
-    store_rows<kDim>(dk, a.scale, a.scale, m.out[group], kStagingBarrier + group, out, heads + h,
+    const float dk_scale = a.scale * factor;
+    store_rows<kDim>(dk, dk_scale, dk_scale, m.out[group], kStagingBarrier + group, out, heads + h,
                      token, b);
   });
   finish_stores();

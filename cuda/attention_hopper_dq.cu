@@ -60,16 +60,20 @@ __device__ __forceinline__ void probabilities(float (&s)[kKeys / 2], const float
   }
 }
 
-// dP to dS. words: who is kept, by 64 keys.
+// dP to dS; with dropout, times 1 - p, and dP counts where `words`, by 64 keys, keep P.
 template <int kKeys, bool kDrop>
 __device__ __forceinline__ void gradients(float (&dp)[kKeys / 2], const float (&s)[kKeys / 2],
                                           const float (&delta)[2],
-                                          const uint32_t (&words)[kKeys / kKeepRows],
-                                          const Keep& keep) {
+                                          const uint32_t (&words)[kKeys / kKeepRows]) {
 #pragma unroll
   for (int i = 0; i < kKeys / 2; ++i) {
     const float d = delta[i / 2 % 2];
-    dp[i] = s[i] * (kDrop ? dropped(dp[i], kept(words[i / 32], i % 32), keep, d) : dp[i] - d);
+    if constexpr (kDrop) {
+      const float without = s[i] * -d;
+      dp[i] = kept(words[i / 32], i % 32) ? fmaf(s[i], dp[i], without) : without;
+    } else {
+      dp[i] = s[i] * (dp[i] - d);
+    }
   }
 }
 
@@ -131,7 +135,7 @@ __device__ __forceinline__ void compute_queries(QueriesShared<kDim>& m, const CU
       hop::wgmma_wait<0>();
       hop::wgmma_touch(dp);
       release(&m.v_empty[stage]);
-      gradients<kKeys, kDrop>(dp, s, delta, keep, a.keep);
+      gradients<kKeys, kDrop>(dp, s, delta, keep);
       to_left<kKeys>(ds, dp);
       hop::wgmma_fence();
       add_product<kDim, kKeys>(dq, ds, k_tile, 1);
@@ -147,8 +151,9 @@ __device__ __forceinline__ void compute_queries(QueriesShared<kDim>& m, const CU
       release(&m.v_empty[ring.stage]);
     }
     release(&m.q_empty[place]);
-    store_rows<kDim>(dq, a.scale, a.scale, m.out[group], kStagingBarrier + group, out, head % heads,
-                     tile * kTileRows + group * kGroupRows, head / heads);
+    const float out_scale = kDrop ? a.scale * a.keep.factor : a.scale;
+    store_rows<kDim>(dq, out_scale, out_scale, m.out[group], kStagingBarrier + group, out,
+                     head % heads, tile * kTileRows + group * kGroupRows, head / heads);
   });
   finish_stores();
 }

@@ -1,12 +1,10 @@
 // The way of the grouped products on Hopper over their tiles, and the copies a tile needs.
 //
-// Of y and dx, blocks run in clusters of two. Both work on the same expert at the same time, on two
-// row tiles of the same columns; so each fetches half of the weight tile for both, and a byte of it
-// leaves L2 once where it would twice: that matters where an expert has a row tile of a few rows,
-// as nearly all have when nothing is dropped. The last row tile of an odd number is shared the
-// other way round: two neighbouring column tiles, half of the rows' values from each block. dw
-// reads few operands for what it writes; it gains nothing by clusters, but by writing whole lines
-// of C.
+// Blocks run in clusters of two. Both work on the same expert at the same time, on two row tiles of
+// the same columns; so each fetches half of the column operand for both, and a byte of it leaves L2
+// once where it would twice: that matters most where an expert has a row tile of a few rows, as
+// nearly all have when nothing is dropped. The last row tile of an odd number is shared the other
+// way round: two neighbouring column tiles, half of the rows' values from each block.
 #pragma once
 
 #include "cuda/grouped.cuh"
@@ -23,14 +21,13 @@ constexpr int kStages = 4;
 constexpr int kHopperThreads = 3 * 128;  // a producer, two consumers
 constexpr int kMostHopperExperts = 640;  // their counts share the last KiB of shared memory
 constexpr int kPairs = 8;                // of row tiles that share a weight tile in a row
-template <Form F>
-constexpr int kBlocks = F == Form::dw ? 1 : 2;  // of a cluster
+constexpr int kBlocks = 2;               // of a cluster
 
-struct Shared {                      // in dynamic shared memory, on a 1024-byte border
-  uint8_t stages[kStages][kStage];   // 64 k of 128 rows, then of 256 columns
-  uint8_t slots[2][2 * kSlotBytes];  // a consumer warpgroup's way out
-  uint64_t full[kStages], empty[kStages];
-  int before[1];  // (E + 1): pairs of tiles of the experts before
+struct Shared {                           // in dynamic shared memory, on a 1024-byte border
+  uint8_t stages[kStages][kStage];        // 64 k of 128 rows, then of 256 columns
+  uint8_t areas[8][kAreas * kAreaBytes];  // a consumer warp's way out
+  uint64_t full[kStages], empty[kStages], landed[8];
+  int before[1];  // (E + 1): pairs of tiles of the experts before; dw: the offsets
 };
 
 // A tile of C: rows [row, end) of at most 128 of them, columns from `column`.
@@ -52,44 +49,50 @@ __device__ __forceinline__ int pairs(int row_tiles, int columns) {
   return row_tiles / 2 * columns + row_tiles % 2 * ((columns + 1) / 2);
 }
 
-// A cluster walks the pairs cluster, cluster + clusters, ... of all experts; in dw a block alone
-// the tiles.
+// A cluster walks the pairs cluster, cluster + clusters, ... of all experts.
 template <Form F>
 struct Walk {
   const Product& p;
   const int* before;
-  const int columns, rank;
-  int tiles_of_dw, next, total;
-  int expert = 0;
-  __device__ Walk(const Product& product, const int* pairs_before)
-      : p(product),
-        before(pairs_before),
-        columns(tile_columns(product)),
-        rank(F == Form::dw ? 0 : static_cast<int>(hopper::cluster_rank())),
-        tiles_of_dw(row_tiles(static_cast<int>(p.m)) * columns),
-        next(static_cast<int>(blockIdx.x) / kBlocks<F>) {
-    const auto experts = static_cast<int>(p.experts);
-    total = F == Form::dw ? experts * tiles_of_dw : before[experts];
-  }
+  int next = static_cast<int>(blockIdx.x) / kBlocks, expert = 0;
+  __device__ Walk(const Product& product, const int* of_shared) : p(product), before(of_shared) {}
   // The block's next tile, or false at the end of the list.
   __device__ bool take(Tile& t) {
-    if (next >= total) return false;
-    if constexpr (F == Form::dw) {
-      expert = next / tiles_of_dw;
+    constexpr bool dw = F == Form::dw;
+    const auto experts = static_cast<int>(p.experts), m = static_cast<int>(p.m);
+    const int columns = tile_columns(p), pairs_of_dw = pairs(row_tiles(m), columns);
+    if constexpr (dw) {
+      while (next >= pairs_of_dw) next -= pairs_of_dw, ++expert;  // `next` counts on from here
+      if (expert >= experts) return false;
     } else {
+      if (next >= before[experts]) return false;
       while (next >= before[expert + 1]) ++expert;
     }
-    const int begin = p.offsets[expert], end = p.offsets[expert + 1];
-    const int in = next - (F == Form::dw ? expert * tiles_of_dw : before[expert]);
-    [[maybe_unused]] const int rows = row_tiles(end - begin);
-    next += static_cast<int>(gridDim.x) / kBlocks<F>;
-    int row, column;
-    t.same_rows = false;
-    if constexpr (F == Form::dw) {
-      row = in / columns, column = in - row * columns;
-    } else if (in >= rows / 2 * columns) {
-      t.same_rows = true;
-      row = rows - 1, column = 2 * (in - rows / 2 * columns) + rank;
+    const int in = dw ? next : next - before[expert];
+    const int begin = dw ? before[expert] : p.offsets[expert];
+    const int end = dw ? before[expert + 1] : p.offsets[expert + 1];
+    const int rows = row_tiles(dw ? m : end - begin);
+    const int row = place(in, rows, columns, t.same_rows, t.column);
+    next += static_cast<int>(gridDim.x) / kBlocks;
+    t.expert = expert;
+    t.row = row * kTileRows + (dw ? 0 : begin), t.end = dw ? m : end;
+    t.first = dw ? begin : 0;
+    t.depth = dw ? end - begin : F == Form::forward ? static_cast<int>(p.k) : m;
+    return true;
+  }
+
+ private:
+  // The row tile of this block's part of pair `in` of an expert, and the column where it starts.
+  __device__ static int place(int in, int rows, int columns, bool& same_rows, int& column) {
+    const auto rank = static_cast<int>(hopper::cluster_rank());
+    const int even = rows / 2 * columns;
+    int row;
+    same_rows = in >= even;
+    if (same_rows) {
+      row = rows - 1, column = 2 * (in - even) + rank;
+    } else if constexpr (F == Form::dw) {
+      row = in / columns, column = in - row * columns;  // whole lines of C
+      row = 2 * row + rank;
     } else {
       // Groups of row tiles, in a group column by column: the weight tile stays in L2, and so does
       // what the group reads of A.
@@ -97,15 +100,8 @@ struct Walk {
       const int size = min(kPairs, rows / 2 - group * kPairs);
       column = left / size, row = 2 * (group * kPairs + left - column * size) + rank;
     }
-    t.expert = expert, t.column = column * kTileColumns;
-    if constexpr (F == Form::dw) {
-      t.row = row * kTileRows, t.end = static_cast<int>(p.m);
-      t.first = begin, t.depth = end - begin;
-    } else {
-      t.row = begin + row * kTileRows, t.end = end;
-      t.first = 0, t.depth = static_cast<int>(F == Form::forward ? p.k : p.m);
-    }
-    return true;
+    column *= kTileColumns;
+    return row;
   }
 };
 
@@ -121,11 +117,19 @@ __device__ __forceinline__ void load(bool both, void* to, const CUtensorMap* map
 
 // Fills a stage with 64 k. What both blocks need, each fetches half of, for both.
 template <Form F>
-__device__ __forceinline__ void load_stage(uint8_t* stage, const CUtensorMap* a,
-                                           const CUtensorMap* b, uint64_t* full, const Tile& t,
-                                           int k, int rank) {
+__device__ __forceinline__ void load_stage(uint8_t* stage, const Maps& maps, uint64_t* full,
+                                           const Tile& t, int k, int rank) {
+  const CUtensorMap *a = &maps.a, *b = &maps.b;
   constexpr bool forward = F == Form::forward, dw = F == Form::dw;
-  const bool share_a = kBlocks<F> == 2 && t.same_rows, share_b = kBlocks<F> == 2 && !t.same_rows;
+  if (dw && maps.whole) {
+    const int half = kColumnBoxes / 2 * rank;
+    hopper::barrier_expect(full, kStage);
+    hopper::tma_load(stage, a, full, 0, t.first + k, t.row / 64);
+    hopper::tma_load_both(stage + (kRowBoxes + half) * kBoxBytes, b, full, 0, t.first + k,
+                          t.column / 64 + half);
+    return;
+  }
+  const bool share_a = t.same_rows, share_b = !t.same_rows;
   const int row_boxes = t.end - t.row <= 64 ? 1 : kRowBoxes;
   hopper::barrier_expect(full, (row_boxes + kColumnBoxes) * kBoxBytes);
   for (int i = 0; i < row_boxes; ++i) {
@@ -143,14 +147,9 @@ __device__ __forceinline__ void load_stage(uint8_t* stage, const CUtensorMap* a,
 }
 
 // A warp needs the stage no more. Both blocks' producers hear it, as both write to it.
-template <Form F>
 __device__ __forceinline__ void give_back(Shared& s, int stage) {
   const unsigned lane = threadIdx.x % 32;
-  if constexpr (kBlocks<F> == 1) {
-    if (lane == 0) hopper::barrier_arrive(&s.empty[stage]);
-  } else {
-    if (lane < 2) hopper::barrier_arrive(&s.empty[stage], lane);
-  }
+  if (lane < kBlocks) hopper::barrier_arrive(&s.empty[stage], lane);
 }
 // The producer's end: nobody leaves before the last word from the other block has come.
 __device__ __forceinline__ void wait_for_all(Shared& s, hopper::Ring<kStages>& ring) {
@@ -161,22 +160,27 @@ __device__ __forceinline__ void wait_for_all(Shared& s, hopper::Ring<kStages>& r
 
 // The kernel's start.
 template <Form F>
-__device__ __forceinline__ void set_up(const Product& p, Shared& s, const CUtensorMap* a,
-                                       const CUtensorMap* b, const CUtensorMap* c) {
+__device__ __forceinline__ void set_up(const Product& p, Shared& s, const Maps& maps) {
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {  // eight warps of a block give a stage back
-      hopper::barrier_init(&s.full[i], 1), hopper::barrier_init(&s.empty[i], 8 * kBlocks<F>);
+      hopper::barrier_init(&s.full[i], 1), hopper::barrier_init(&s.empty[i], 8 * kBlocks);
     }
+    for (uint64_t& landed : s.landed) hopper::barrier_init(&landed, 1);
     hopper::fence_barrier_init();
-    hopper::prefetch_map(a), hopper::prefetch_map(b), hopper::prefetch_map(c);
+    for (const CUtensorMap* map : {&maps.a, &maps.b, &maps.c}) hopper::prefetch_map(map);
   }
-  if (F != Form::dw && threadIdx.x < 32) {
+  const auto experts = static_cast<int>(p.experts);
+  if constexpr (F == Form::dw) {
+    for (int i = static_cast<int>(threadIdx.x); i <= experts; i += kHopperThreads) {
+      s.before[i] = p.offsets[i];
+    }
+  } else if (threadIdx.x < 32) {
     const int columns = tile_columns(p);
-    count_tiles(p.offsets, static_cast<int>(p.experts), s.before,
+    count_tiles(p.offsets, experts, s.before,
                 [&](int rows) { return pairs(row_tiles(rows), columns); });
   }
   __syncthreads();
-  if constexpr (kBlocks<F> == 2) hopper::cluster_sync();
+  hopper::cluster_sync();
 }
 
 // ---- host
@@ -184,6 +188,11 @@ __device__ __forceinline__ void set_up(const Product& p, Shared& s, const CUtens
 inline CUtensorMap rows_map(const void* data, int64_t rows, int64_t width) {
   return hopper::tensor_map(data, std::array{width, rows, int64_t{1}},
                             std::array{width * 2, width * rows * 2}, std::array{64, 64, 1});
+}
+// The same as blocks of 64 columns (a width of a multiple of 64): a box is `blocks` of them.
+inline CUtensorMap blocks_map(const void* data, int64_t rows, int64_t width, int blocks) {
+  return hopper::tensor_map(data, std::array{int64_t{64}, rows, width / 64},
+                            std::array{width * 2, int64_t{128}}, std::array{64, 64, blocks});
 }
 inline CUtensorMap weight_map(const Product& p) {
   return hopper::tensor_map(p.b, std::array{p.k, p.m, p.experts},
@@ -198,7 +207,7 @@ CUtensorMap result_map(const Product& p, const void* data) {
   const int64_t line = width * static_cast<int64_t>(sizeof(T));
   return hopper::tensor_map(
       data, std::array{width, lines, dw ? p.experts : int64_t{1}}, std::array{line, line * lines},
-      std::array{128 / static_cast<int>(sizeof(T)), 64, 1}, hopper::Swizzle::bytes128,
+      std::array{128 / static_cast<int>(sizeof(T)), kWarpRows, 1}, hopper::Swizzle::bytes128,
       sizeof(T) == 4 ? hopper::Element::f32 : hopper::Element::bf16);
 }
 

@@ -237,6 +237,18 @@ __device__ __forceinline__ void store_matrices(uint32_t address, uint32_t x0, ui
                "r"(x0), "r"(x1), "r"(x2), "r"(x3)
                : "memory");
 }
+// The mirror image: x[i] is this lane's pair of matrix i.
+__device__ __forceinline__ void load_matrices(uint32_t address, uint32_t (&x)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+               : "r"(address)
+               : "memory");
+}
+// Two bf16 in a register, the first one in the lower half.
+__device__ __forceinline__ float low_bf16(uint32_t pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float high_bf16(uint32_t pair) {
+  return __uint_as_float(pair & 0xffff0000u);
+}
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&pair);

@@ -52,8 +52,10 @@ constexpr bool kHopper = true;
 // HGMMA: wgmma. UTMALDG, UTMASTG, UTMAREDG: bulk tensor copies, the last one adds. USETMAXREG:
 // registers handed over. HMMA, LDSM, LDGSTS: mma.sync, ldmatrix, cp.async. UCGABAR_ARV: blocks of a
 // cluster wait for each other.
-const Needs kWgmma = {{"HGMMA", 4}, {"UTMALDG", 4}, {"USETMAXREG", 2}, {"STG.128", 16}};
-const Needs kGradient = {{"HGMMA", 4}, {"UTMALDG", 4}, {"USETMAXREG", 2}, {"UTMAREDG", 1}};
+const Needs kWgmma = {
+    {"HGMMA", 4}, {"UTMALDG", 4}, {"USETMAXREG", 2}, {"UTMASTG", 4}, {"STG.128", 4}};
+const Needs kGradient = {
+    {"HGMMA", 4}, {"UTMALDG", 4}, {"USETMAXREG", 2}, {"UTMASTG", 4}, {"UTMAREDG", 4}};
 const Needs kFlash = {{"HGMMA", 16}, {"UTMALDG", 8}, {"USETMAXREG", 2}, {"UTMASTG", 1}};
 const Needs kCluster = {{"LDG.128", 8}, {"UCGABAR_ARV", 2}};
 const Needs kTiles = {{"HMMA", 32}, {"LDSM", 12}, {"LDGSTS", 4}};
@@ -63,7 +65,7 @@ const Needs kWide = {{"LDG.128", 3}, {"STG.128", 3}};
 // The attention of mma_* draws dropout into an array that is indexed at run time: some local memory
 // is by design there.
 const std::vector<Row> kRows = {
-    {"GroupedForward", "grouped_hopper", "hopper_kernel<(Form)0", 2, kWgmma, 0, kHopper, 1},
+    {"GroupedForward", "grouped_hopper", "hopper_kernel<(Form)0", 2, kWgmma, 0, kHopper, 2},
     {"GroupedDx", "grouped_hopper", "hopper_kernel<(Form)1, (Finish)0", 1, kWgmma, 0, kHopper, 1},
     {"GroupedDxGelu", "grouped_hopper", "hopper_kernel<(Form)1, (Finish)2", 1, kWgmma, 0, kHopper,
      1},

@@ -8,6 +8,8 @@
 #include <limits>
 
 #include "core/kernels/matmul.h"
+#include "cuda/grouped.h"
+#include "cuda/launch.cuh"
 #include "tests/gpu/support.h"
 
 namespace pyramoe::gputest {
@@ -29,7 +31,9 @@ const std::vector<Case> kCases = {{"odd", {0, 0, 5, 6, 6, 60, 60}, 4, 37, 21},
                                   {"around 64 rows", {0, 64, 127, 192, 257}, 3, 320, 328},
                                   {"few rows", {0, 0, 2, 3, 3, 5}, 2, 136, 264},
                                   {"few rows from the second on", {1, 2, 2, 3}, 5, 31, 1032},
-                                  {"many row tiles", {0, 2500, 2501, 2700}, 1, 264, 72}};
+                                  {"many row tiles", {0, 2500, 2501, 2700}, 1, 264, 72},
+                                  {"pairs of tiles", {0, 257, 257, 640}, 7, 512, 320},
+                                  {"an odd number of tiles", {0, 130, 500}, 0, 384, 512}};
 
 Tensor absolute(const Tensor& x) {
   Tensor y = x.to(DType::f64).clone();
@@ -218,6 +222,73 @@ TEST_P(Grouped, WeightGradientsAreTheCpus) {
     for (bool accumulate : {false, true}) {
       check_dw(in, GetParam(), accumulate);
       if (GetParam() == DType::bf16) check_dw(in, DType::f32, accumulate);
+    }
+  }
+}
+
+// A block's tiles overlap: one goes out while the next is multiplied. These cases have fewer tiles
+// than the card has multiprocessors; two of them take the tiles in turn.
+struct InTurn {
+  gpu::grouped::Form form;
+  gpu::grouped::Finish finish = gpu::grouped::Finish::plain;
+  bool bias = false, wide = false, accumulate = false;
+};
+
+void check_in_turn(const Inputs& in, const InTurn& v) {
+  using gpu::grouped::Finish, gpu::grouped::Form, gpu::grouped::Product;
+  const bool forward = v.form == Form::forward, dw = v.form == Form::dw;
+  const Shape shape =
+      dw ? Shape{in.experts, in.c.m, in.c.k} : Shape{in.rows, forward ? in.c.m : in.c.k};
+  const Tensor a = on_gpu(forward ? in.x : in.dy), b = on_gpu(dw ? in.x : in.w);
+  const Tensor offsets = on_gpu(in.offsets), bias = on_gpu(in.bias), pre = on_gpu(in.pre);
+  const Tensor old = on_gpu(normal(shape, v.wide ? DType::f32 : DType::bf16, 3, 8));
+  std::vector<Tensor> c, extra;
+  for (const int multiprocessors : {gpu::multiprocessors(), 2}) {
+    c.push_back(v.finish == Finish::gelu_backward ? pre.clone() : old.clone());
+    extra.push_back(old.clone());
+    const Product p{.form = v.form,
+                    .finish = v.finish,
+                    .a = a.raw(),
+                    .b = b.raw(),
+                    .c = c.back().raw(),
+                    .bias = v.bias ? bias.raw() : nullptr,
+                    .pre = v.finish == Finish::gelu_backward ? c.back().raw() : nullptr,
+                    .extra = v.finish == Finish::plain ? nullptr : extra.back().raw(),
+                    .offsets = static_cast<const int32_t*>(offsets.raw()),
+                    .experts = in.experts,
+                    .rows = in.rows,
+                    .m = in.c.m,
+                    .k = in.c.k,
+                    .bf16 = true,
+                    .wide = v.wide,
+                    .accumulate = v.accumulate};
+    if (!gpu::grouped::fits_hopper(p)) return;
+    gpu::grouped::hopper(p, multiprocessors, gpu::stream());
+  }
+  const std::string what =
+      cat(in.c.name, ", form ", static_cast<int>(v.form), ", finish ", static_cast<int>(v.finish),
+          v.bias ? ", bias" : "", v.wide ? ", f32" : "", v.accumulate ? ", added" : "");
+  expect_same_bits(c[0], c[1], what);
+  expect_same_bits(extra[0], extra[1], what + ", the second result");
+}
+
+TEST(GroupedOnHopper, TilesInTurnGiveTheBitsOfTilesAtOnce) {
+  SKIP_WITHOUT_GPU();
+  if (!gpu::has_hopper_kernels()) GTEST_SKIP() << "these kernels are Hopper's";
+  using gpu::grouped::Finish, gpu::grouped::Form;
+  for (const Case& c : kCases) {
+    if (left_out(c.offsets.back() * std::max(c.m, c.k))) continue;
+    const Inputs in(c, DType::bf16);
+    for (bool bias : {false, true}) {
+      check_in_turn(in, {.form = Form::forward, .bias = bias});
+      check_in_turn(in, {.form = Form::forward, .finish = Finish::gelu, .bias = bias});
+    }
+    check_in_turn(in, {.form = Form::dx});
+    check_in_turn(in, {.form = Form::dx, .finish = Finish::gelu_backward});
+    for (bool wide : {false, true}) {
+      for (bool add : {false, true}) {
+        check_in_turn(in, {.form = Form::dw, .wide = wide, .accumulate = add});
+      }
     }
   }
 }
