@@ -18,10 +18,10 @@ namespace {
 using namespace hopper;
 
 // One thread fills the ring.
-template <Form F>
+template <Form F, class Shared>
 __device__ void produce(const Product& p, const Maps& maps, Shared& s) {
   const auto rank = static_cast<int>(cluster_rank());
-  Ring<kStages> ring;
+  Ring<Shared::kStages> ring;
   Walk<F> walk(p, s.before);
   Tile t;
   bool more = walk.take(t);
@@ -67,11 +67,11 @@ __device__ __forceinline__ void multiply_stage(float (&sum)[128], uint32_t a, ui
 }
 
 // A consumer warpgroup at work on a tile.
-template <Form F>
+template <Form F, class Shared>
 struct Consumer {
   Shared& s;
   int group;  // 0 or 1: 64 rows each
-  Ring<kStages> ring;
+  Ring<Shared::kStages> ring;
   bool idle;      // no rows of this tile
   int held = -1;  // the stage that the products under way still read
 
@@ -109,11 +109,11 @@ __device__ __forceinline__ int stages_before(int h, int n, int group, int stages
 }
 
 template <Form F, Finish E, class TC>
-__device__ void consume(const Product& p, const Maps& maps, Shared& s) {
+__device__ void consume(const Product& p, const Maps& maps, Shared<E>& s) {
   using Out = Waiting<F, E>;
   const int warp = static_cast<int>(threadIdx.x) / 32 - 4;
-  const Exit exit{s.areas[warp], &s.landed[warp], maps};
-  Consumer<F> consumer{s, warp / 4, {}, false};
+  const Exit exit{s.areas[warp], s.landed[warp], maps};
+  Consumer<F, Shared<E>> consumer{s, warp / 4, {}, false};
   Out out;
   Walk<F> walk(p, s.before);
   Tile t;
@@ -135,7 +135,7 @@ __device__ void consume(const Product& p, const Maps& maps, Shared& s) {
     consumer.multiply(sum, t.depth, k, 64 * early);
     // What comes next is worked out while the last products run.
     if (F == Form::dw && p.accumulate && t.depth == 0) t.end = 0;  // nothing to add
-    out.target = {t.row, min(t.end - t.row, kWarpRows), t.column, F == Form::dw ? t.expert : 0};
+    out.aim(exit, {t.row, min(t.end - t.row, kWarpRows), t.column, F == Form::dw ? t.expert : 0});
     const int expert = t.expert, depth = t.depth;
     more = walk.take(t);
     if (early < stages) {
@@ -167,7 +167,7 @@ __global__ __launch_bounds__(kHopperThreads, 1)  //
     void hopper_kernel(const Product p, const __grid_constant__ Maps maps) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) uint8_t memory[];
-  auto& s = *reinterpret_cast<Shared*>(memory);
+  auto& s = *reinterpret_cast<Shared<E>*>(memory);
   set_up<F>(p, s, maps);
   if (threadIdx.x < 128) {
     release_registers<40>();
@@ -201,7 +201,7 @@ void launch(const Product& p, int multiprocessors, cudaStream_t stream) {
   const int64_t clusters =
       std::min<int64_t>(columns * rows, std::max(1, multiprocessors / kBlocks));
   const auto kernel = hopper_kernel<F, E, TC>;
-  const size_t bytes = sizeof(Shared) + static_cast<size_t>(p.experts) * 4;
+  const size_t bytes = sizeof(Shared<E>) + static_cast<size_t>(p.experts) * 4;
   allow_shared_memory(reinterpret_cast<const void*>(kernel), static_cast<int>(bytes));
   cudaLaunchAttribute together{};
   together.id = cudaLaunchAttributeClusterDimension;
