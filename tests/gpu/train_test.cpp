@@ -44,8 +44,11 @@ const std::vector<Family>& families() {
   return all;
 }
 
-train::RunConfig config_of(const Family& family, const char* dtype, const std::string& dir) {
+// Four sequences a step, in two micro-batches or, with gradients that come and go, in one.
+train::RunConfig config_of(const Family& family, const char* dtype, const std::string& dir,
+                           int64_t micro_batch = 2) {
   train::RunConfig config = test::small_config(dir);
+  config.train.micro_batch = micro_batch;
   config.model.dim = 32;
   config.model.noise = "none";
   config.model.dropout = 0;
@@ -57,19 +60,23 @@ train::RunConfig config_of(const Family& family, const char* dtype, const std::s
 TEST(TrainOnGpu, AStepOfEachFamilyIsTheCpusInF64) {
   SKIP_WITHOUT_GPU();
   for (const Family& family : families()) {
-    const test::ScratchFolder scratch;
-    train::Trainer truth(config_of(family, "f64", scratch.path("cpu")), kCpu);
-    train::Trainer gpu(config_of(family, "f32", scratch.path("gpu")), kGpu);
-    const train::StepResult want = truth.step(), got = gpu.step();
-    EXPECT_NEAR(got.loss, want.loss, 1e-5 * want.loss) << family.name;
-    EXPECT_NEAR(got.balance_loss, want.balance_loss, 1e-5) << family.name;
-    EXPECT_NEAR(got.grad_norm, want.grad_norm, 1e-4 * want.grad_norm) << family.name;
-    EXPECT_EQ(got.load, want.load) << family.name;
-    EXPECT_EQ(got.dropped, want.dropped) << family.name;
-    const auto theirs = gradients(gpu);
-    for (const auto& [name, gradient] : gradients(truth)) {
-      gputest::expect_close(gradient, theirs.at(name), 1e-3, 1e-4 * largest(gradient) + 1e-9,
-                            std::string(family.name) + ", gradient of " + name);
+    for (const int64_t micro : {2, 4}) {
+      const test::ScratchFolder scratch;
+      const std::string what = cat(family.name, ", micro-batches of ", micro);
+      train::Trainer truth(config_of(family, "f64", scratch.path("cpu"), micro), kCpu);
+      train::Trainer gpu(config_of(family, "f32", scratch.path("gpu"), micro), kGpu);
+      EXPECT_EQ(gpu.buffers().brief_bytes() > 0, micro == 4);
+      const train::StepResult want = truth.step(), got = gpu.step();
+      EXPECT_NEAR(got.loss, want.loss, 1e-5 * want.loss) << what;
+      EXPECT_NEAR(got.balance_loss, want.balance_loss, 1e-5) << what;
+      EXPECT_NEAR(got.grad_norm, want.grad_norm, 1e-4 * want.grad_norm) << what;
+      EXPECT_EQ(got.load, want.load) << what;
+      EXPECT_EQ(got.dropped, want.dropped) << what;
+      const auto theirs = gradients(gpu);
+      for (const auto& [name, gradient] : gradients(truth)) {
+        gputest::expect_close(gradient, theirs.at(name), 1e-3, 1e-4 * largest(gradient) + 1e-9,
+                              what + ", gradient of " + name);
+      }
     }
   }
 }
@@ -91,9 +98,10 @@ TEST(TrainOnGpu, Bf16StaysCloseToTheCpu) {
 TEST(TrainOnGpu, TwoRunsAndTheirGraphsGiveTheSameBits) {
   SKIP_WITHOUT_GPU();
   for (const Family& family : families()) {
-    for (const char* dtype : {"f32", "bf16"}) {
+    for (const auto& [dtype, micro] : std::vector<std::pair<const char*, int64_t>>{
+             {"f32", 2}, {"bf16", 2}, {"f32", 4}, {"bf16", 4}}) {
       const test::ScratchFolder scratch;
-      train::RunConfig config = config_of(family, dtype, scratch.path("run"));
+      train::RunConfig config = config_of(family, dtype, scratch.path("run"), micro);
       train::Trainer graphs(config, kGpu);
       config.train.graph = false;
       train::Trainer eager(config, kGpu);
@@ -175,8 +183,7 @@ TEST(TrainOnGpu, ReplayedStepsDrawAnew) {
 }
 
 // By the allocator's count, and by what the driver has handed out: graphs are in it.
-TEST(TrainOnGpu, AStepStaysUnderItsMemoryLimit) {
-  SKIP_WITHOUT_GPU();
+void steps_stay_under_their_limit(int64_t micro_batch) {
   const test::ScratchFolder scratch;
   train::RunConfig config = config_of(families()[1], "bf16", scratch.path("run"));
   config.model.layers = 8;
@@ -186,7 +193,7 @@ TEST(TrainOnGpu, AStepStaysUnderItsMemoryLimit) {
   config.model.context = 256;
   config.model.dropout = 0.1;
   config.train.batch = 32;
-  config.train.micro_batch = 16;
+  config.train.micro_batch = micro_batch;
   struct Taken {
     int64_t recomputed = 0, peak = 0, driver = 0;
     double loss = 0;
@@ -224,6 +231,15 @@ TEST(TrainOnGpu, AStepStaysUnderItsMemoryLimit) {
     EXPECT_LE(taken.driver, limit + kPieces) << percent;
     EXPECT_EQ(taken.recomputed == 0, percent > 100) << percent;
   }
+}
+
+TEST(TrainOnGpu, AStepStaysUnderItsMemoryLimit) {
+  SKIP_WITHOUT_GPU();
+  steps_stay_under_their_limit(16);
+}
+TEST(TrainOnGpu, AStepOfOneMicroBatchStaysUnderItsMemoryLimit) {
+  SKIP_WITHOUT_GPU();
+  steps_stay_under_their_limit(32);
 }
 
 TEST(TrainOnGpu, ARunMovesBetweenDevices) {
