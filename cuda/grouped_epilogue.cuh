@@ -4,10 +4,10 @@
 // of the next tile run, and go out in four parts between them: so GELU, its slope and the stores
 // cost the tensor cores nothing. Each warp sees to its own 16 rows, 64 columns a part. A warp holds
 // two neighbouring columns a register: stores from there would touch eight rows at a time, so a
-// part passes through an area of shared memory and leaves 16 bytes a lane, eight lanes a line.
-// GELU's input (pre) lands in the same areas, fetched by the copy engine two parts ahead. What is
-// added to C is added by the copy engine, and nobody has to read C; f32 sums, twice as many bytes,
-// do not wait.
+// part passes through an area of shared memory and leaves by the copy engine (which may also add it
+// to C, so that nobody has to read C), or by hand, eight lanes a line, where a segment ends. GELU's
+// input (pre) lands in such areas, asked for a part ahead. f32 sums, twice as many bytes, do not
+// wait.
 #pragma once
 
 #include "cuda/grouped_finish.cuh"
@@ -18,7 +18,7 @@ namespace pyramoe::gpu::grouped {
 constexpr int kTileRows = 128, kTileColumns = 256;
 constexpr int kWarpRows = 16;
 constexpr int kAreaBytes = kWarpRows * 128;
-// GELU's gradient needs room for its input, two parts ahead; it pays with a stage of the ring.
+// GELU's gradient needs room for its input, a part ahead; it pays with a stage of the ring.
 template <Finish E>
 constexpr int kAreas = E == Finish::gelu_backward ? 3 : 2;
 constexpr int kParts = kTileColumns / 64;
@@ -166,11 +166,12 @@ struct Waiting {
       send_both(p, exit, Part, 0, &exit.maps.c, p.c, 1, &exit.maps.extra, p.extra);
     }
   }
-  // Part `part` of pre to its area, when what lay there has left.
+  // Once all areas have left: part `part` of pre to its own, if there is one.
   __device__ __forceinline__ void ask_for_pre(const Exit& exit, int part) const {
     if (!exit.speaks()) return;
     uint64_t* landed = &exit.landed[part % 2];
     hopper::tma_store_wait_read<0>();
+    if (part == kParts) return;
     hopper::barrier_expect(landed, kAreaBytes);
     hopper::tma_load(exit.area(part % 2), &exit.maps.pre, landed, target.column + 64 * part,
                      target.row, 0);
@@ -179,7 +180,8 @@ struct Waiting {
   template <int Part, int Half>
   __device__ __forceinline__ void leave_slope(const Product& p, const Exit& exit) {
     if constexpr (Half == 0) {
-      if (Part == 1 || Part == 2) ask_for_pre(exit, Part + 1);
+      if (Part > 0) ask_for_pre(exit, Part + 1);
+      __syncwarp();
       hopper::barrier_wait(&exit.landed[Part % 2], Part / 2);
     }
 #pragma unroll

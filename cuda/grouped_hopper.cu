@@ -1,15 +1,15 @@
 // The grouped products on Hopper: a persistent kernel of three warpgroups a multiprocessor.
 //
-// One producer warp keeps a ring of four stages full by bulk copies (TMA); two consumer warpgroups
-// multiply them with wgmma, 64 rows of a 128 x 256 tile of C each, with 128 sums a thread. A tile's
-// sums wait in 64 more registers and are finished and stored while the next tile's products run
-// (grouped_epilogue.cuh). Why it is fast: the tensor cores never wait for an end of a tile; no
-// operand is ever copied or transposed (what does not run along k goes to wgmma as an MN-major
-// operand); blocks share weight tiles, in L2 and on the way from there (grouped_hopper.cuh).
-// Ragged ends: rows beyond a segment in A only spoil rows of C that are not stored; in dw, where k
-// runs over rows, they are zeroed in shared memory; stores check each row. The ring keeps so many
-// bytes on their way that a load waits for microseconds: what a tile's end reads (pre, a bias) is
-// asked for long before.
+// One producer warp keeps a ring of three or four stages full by bulk copies (TMA); two consumer
+// warpgroups multiply them with wgmma, 64 rows of a 128 x 256 tile of C each, with 128 sums a
+// thread. A tile's sums wait in 64 more registers and are finished and stored while the next tile's
+// products run (grouped_epilogue.cuh). Why it is fast: the tensor cores never wait for an end of a
+// tile; no operand is ever copied or transposed (what does not run along k goes to wgmma as an
+// MN-major operand); blocks share weight tiles, in L2 and on the way from there
+// (grouped_hopper.cuh). Ragged ends: rows beyond a segment in A only spoil rows of C that are not
+// stored; in dw, where k runs over rows, they are zeroed in shared memory; the last rows are stored
+// one by one. The ring keeps so many bytes on their way that a load waits for microseconds: what a
+// tile's end reads (pre, a bias) is asked for long before.
 #include "cuda/grouped_hopper.cuh"
 
 namespace pyramoe::gpu::grouped {
