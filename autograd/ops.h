@@ -31,8 +31,8 @@ Var linear(const Var& x, const Var& w,
            const Var& bias);  // (N, K), (M, K), (M) or undefined -> (N, M)
 Var linear_gelu(const Var& x, const Var& w, const Var& bias);  // gelu(linear(...)), one kernel
 Var mlp(const Var& x, const Var& up, const Var& up_bias, const Var& down,
-        const Var& down_bias);  // linear(linear_gelu(x, up), down); keeps gelu's input, not its
-                                // output: one kernel of backward makes that again
+        const Var& down_bias);  // linear(linear_gelu(x, up), down); on a GPU it keeps gelu's
+                                // input, not its output: one kernel of backward makes that again
 
 // ---- softmax, layernorm
 Var softmax(const Var& x);                                                            // last axis

@@ -112,15 +112,16 @@ Var mlp(const Var& x, const Var& up, const Var& up_bias, const Var& down, const 
   LinearSaved second = save_linear("mlp", Var(hidden), down, down_bias);
   Tensor y({x.dim(0), down.dim(0)}, x.dtype(), x.value().device());  // (N, D)
   kernels::linear_forward(hidden, down.value(), down_bias.value(), y);
-  second.x = Tensor();  // (N, F): the backward pass makes it again from pre
+  // (N, F): the backward pass makes it again from pre. Not on a CPU: there that takes a step 2 %.
+  if (hidden.device() != kCpu) second.x = Tensor();
   return record("mlp", {y}, {x, up, up_bias, down, down_bias},
                 [first, second, pre](const Grads& dy, const GradInto& into) -> Grads {
-                  LinearSaved again = second;
-                  again.x = empty_like(pre);
-                  Tensor dpre = pre;  // nobody else holds pre
-                  kernels::linear_dx_gelu(dy[0], again.w, pre, dpre, again.x);
-                  const Grads d = linear_grads(again, dy[0], {{}, into[3], into[4]});
-                  again.x = Tensor();
+                  LinearSaved last = second;
+                  Tensor again, dpre = last.x.defined() ? empty_like(pre) : pre;  // pre is ours
+                  if (!last.x.defined()) again = last.x = empty_like(pre);
+                  kernels::linear_dx_gelu(dy[0], last.w, pre, dpre, again);
+                  const Grads d = linear_grads(last, dy[0], {{}, into[3], into[4]});
+                  again = last.x = Tensor();
                   Grads grads = linear_grads(first, dpre, {into[0], into[1], into[2]});
                   grads.push_back(d[1]);
                   grads.push_back(d[2]);

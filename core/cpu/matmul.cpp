@@ -10,6 +10,7 @@
 #include "core/cpu/gemm.h"
 #include "core/cpu/pack.h"
 #include "core/cpu/simd.h"
+#include "core/kernels/elementwise.h"
 #include "core/parallel.h"
 
 namespace pyramoe::kernels::cpu {
@@ -195,11 +196,16 @@ void linear_gelu_forward(const Tensor& x, const Tensor& w, const Tensor& bias, T
 }
 
 void linear_dx_gelu(const Tensor& dy, const Tensor& w, const Tensor& pre, Tensor& dpre, Tensor& y) {
-  for (const Tensor* x : {&pre, static_cast<const Tensor*>(&dpre)}) {
-    const Matrix out(y);
-    check_shape("linear_dx_gelu", "pre and dpre", *x, out.rows, out.cols);
-    check_dtype("linear_dx_gelu", "pre and dpre", *x, y.dtype());
+  const Matrix out(pre);
+  check_shape("linear_dx_gelu", "dpre", dpre, out.rows, out.cols);
+  check_dtype("linear_dx_gelu", "dpre", dpre, pre.dtype());
+  if (!y.defined()) {
+    Tensor dgelu = dpre.same_memory(pre) ? empty_like(pre) : dpre;
+    matmul(dy, false, w, false, false, dgelu);
+    return gelu_backward(dgelu, pre, dpre);
   }
+  check_shape("linear_dx_gelu", "y", y, out.rows, out.cols);
+  check_dtype("linear_dx_gelu", "y", y, pre.dtype());
   matmul(dy, false, w, false, false, y);  // y is room for the gradient of itself first
   visit_floating(y.dtype(), [&]<class T>() {
     using V = simd::Vec<Acc<T>>;

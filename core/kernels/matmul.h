@@ -21,7 +21,7 @@ PM_KERNEL(linear_gelu_forward,
 
 // dpre = (dy w) * gelu'(pre): through a linear layer and the GELU before it. And y = gelu(pre) once
 // more, in the forward pass's bits, for dw of the product that y entered: so nobody need keep y.
-//   dy (N, M), w (M, K); pre, dpre and y (N, K), dpre may be pre
+//   dy (N, M), w (M, K); pre, dpre and y (N, K), dpre may be pre; y undefined: not wanted
 PM_KERNEL(linear_dx_gelu,
           (const Tensor& dy, const Tensor& w, const Tensor& pre, Tensor& dpre, Tensor& y))
 

@@ -218,6 +218,10 @@ TEST(Linear, GeluOfManyRowsMatchesItsParts) {
     Tensor place = pre.clone();
     kernels::linear_dx_gelu(x, down, place, place, again);
     expect_same_bits(dpre, place, what + ", into pre");
+    Tensor none;
+    poison(place);
+    kernels::linear_dx_gelu(x, down, pre, place, none);
+    expect_same_bits(dpre, place, what + ", without gelu");
   }
 }
 
