@@ -6,8 +6,8 @@
 // two neighbouring columns a register: stores from there would touch eight rows at a time, so a
 // part passes through an area of shared memory and leaves by the copy engine (which may also add it
 // to C, so that nobody has to read C), or by hand, eight lanes a line, where a segment ends. GELU's
-// input (pre) lands in such areas, asked for a part ahead. f32 sums, twice as many bytes, do not
-// wait.
+// input (pre) lands in such an area, asked for half a part ahead. f32 sums, twice as many bytes, do
+// not wait.
 #pragma once
 
 #include "cuda/grouped_finish.cuh"
@@ -17,10 +17,7 @@ namespace pyramoe::gpu::grouped {
 
 constexpr int kTileRows = 128, kTileColumns = 256;
 constexpr int kWarpRows = 16;
-constexpr int kAreaBytes = kWarpRows * 128;
-// GELU's gradient needs room for its input, a part ahead; it pays with a stage of the ring.
-template <Finish E>
-constexpr int kAreas = E == Finish::gelu_backward ? 3 : 2;
+constexpr int kAreaBytes = kWarpRows * 128, kAreas = 2;
 constexpr int kParts = kTileColumns / 64;
 
 // All that the copy engine moves.
@@ -29,13 +26,13 @@ struct Maps {
   bool whole = false;  // dw: one box of a, one of b is all that a block fetches for a stage
 };
 
-// One warp's way out: two or three areas, boxes of the maps c, extra and pre.
+// One warp's way out: two areas, boxes of the maps c, extra and pre.
 struct Exit {
   uint8_t* areas;
-  uint64_t* landed;  // two: pre is in the first, the second area
+  uint64_t* landed;  // pre is in the first area
   const Maps& maps;
   __device__ __forceinline__ bool speaks() const { return threadIdx.x % 32 == 0; }
-  __device__ __forceinline__ uint8_t* area(int i) const { return areas + i * kAreaBytes; }
+  __device__ __forceinline__ uint8_t* area(int i) const { return areas + i % kAreas * kAreaBytes; }
   // Where this lane reads or writes 16 bytes of matrix rows: four matrices of 8 x 8 a step q, rows
   // 0-7 and 8-15 of one chunk of 8 columns, then of the next.
   __device__ __forceinline__ uint32_t matrices(int i, int q) const {
@@ -100,23 +97,16 @@ struct Waiting {
     for (int i = 0; i < 64; ++i) sums[i] = hopper::pack_bf16(sum[2 * i], sum[2 * i + 1]);
   }
 
-  // The next tile's rows go there. What its end reads is asked for.
-  __device__ __forceinline__ void aim(const Exit& exit, const Target& to) {
-    target = to;
-    if (E == Finish::gelu_backward && any()) {
-      ask_for_pre(exit, 0);
-      ask_for_pre(exit, 1);
-    }
-  }
-
   template <int H>
   __device__ __forceinline__ void leave(const Product& p, const Exit& exit) {
     if constexpr (E == Finish::plain) {
       leave_plain<H>(p, exit);
     } else if constexpr (E == Finish::gelu) {
       leave_gelu<H / 2, H % 2>(p, exit);
+    } else if constexpr (H % 2 == 0) {
+      ask_for_pre<H / 2>(exit);
     } else {
-      leave_slope<H / 2, H % 2>(p, exit);
+      leave_slope<H / 2>(p, exit);
     }
   }
   __device__ __forceinline__ void leave_all(const Product& p, const Exit& exit) {
@@ -127,21 +117,21 @@ struct Waiting {
  private:
   template <int Part>
   __device__ __forceinline__ void leave_plain(const Product& p, const Exit& exit) {
-    if (exit.speaks()) hopper::tma_store_wait_read<1>();
+    if (exit.speaks()) hopper::tma_store_wait_read<kAreas - 1>();
     __syncwarp();
 #pragma unroll
-    for (int q = 0; q < 4; ++q) put(exit.matrices(Part % 2, q), sums + 16 * Part + 4 * q);
+    for (int q = 0; q < 4; ++q) put(exit.matrices(Part, q), sums + 16 * Part + 4 * q);
     send(
         p, exit, Part,
         [&] {
           const int x = target.column + 64 * Part;
           if (F == Form::dw && p.accumulate) {
-            hopper::tma_add(&exit.maps.c, exit.area(Part % 2), x, target.row, target.plane);
+            hopper::tma_add(&exit.maps.c, exit.area(Part), x, target.row, target.plane);
           } else {
-            hopper::tma_store(&exit.maps.c, exit.area(Part % 2), x, target.row, target.plane);
+            hopper::tma_store(&exit.maps.c, exit.area(Part), x, target.row, target.plane);
           }
         },
-        [&] { store(p, exit, Part, Part % 2, p.c); });
+        [&] { store(p, exit, Part, Part, p.c); });
   }
   // c to the first area, gelu(c) to the second.
   template <int Part, int Half>
@@ -162,33 +152,25 @@ struct Waiting {
       put(exit.matrices(0, q), x);
       put(exit.matrices(1, q), y);
     }
-    if constexpr (Half == 1) {
-      send_both(p, exit, Part, 0, &exit.maps.c, p.c, 1, &exit.maps.extra, p.extra);
-    }
+    if constexpr (Half == 1) send_both(p, exit, Part, &exit.maps.c, p.c, &exit.maps.extra, p.extra);
   }
-  // Once all areas have left: part `part` of pre to its own, if there is one.
-  __device__ __forceinline__ void ask_for_pre(const Exit& exit, int part) const {
+  template <int Part>
+  __device__ __forceinline__ void ask_for_pre(const Exit& exit) {
     if (!exit.speaks()) return;
-    uint64_t* landed = &exit.landed[part % 2];
     hopper::tma_store_wait_read<0>();
-    if (part == kParts) return;
-    hopper::barrier_expect(landed, kAreaBytes);
-    hopper::tma_load(exit.area(part % 2), &exit.maps.pre, landed, target.column + 64 * part,
+    hopper::barrier_expect(exit.landed, kAreaBytes);
+    hopper::tma_load(exit.area(0), &exit.maps.pre, exit.landed, target.column + 64 * Part,
                      target.row, 0);
   }
-  // gelu(pre) in pre's place, c = sums * gelu'(pre) to the third area.
-  template <int Part, int Half>
+  // gelu(pre) in pre's place, c = sums * gelu'(pre) to the second area.
+  template <int Part>
   __device__ __forceinline__ void leave_slope(const Product& p, const Exit& exit) {
-    if constexpr (Half == 0) {
-      if (Part > 0) ask_for_pre(exit, Part + 1);
-      __syncwarp();
-      hopper::barrier_wait(&exit.landed[Part % 2], Part / 2);
-    }
+    hopper::barrier_wait(exit.landed, Part % 2);
 #pragma unroll
-    for (int q = 2 * Half; q < 2 * Half + 2; ++q) {
+    for (int q = 0; q < 4; ++q) {
       const uint32_t* x = sums + 16 * Part + 4 * q;
       uint32_t pre[4], d[4];
-      hopper::load_matrices(exit.matrices(Part % 2, q), pre);
+      hopper::load_matrices(exit.matrices(0, q), pre);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const GeluBoth low = Gelu<Bf16>::both(hopper::low_bf16(pre[i]));
@@ -197,12 +179,10 @@ struct Waiting {
                                  hopper::high_bf16(x[i]) * high.slope);
         pre[i] = hopper::pack_bf16(low.value, high.value);
       }
-      put(exit.matrices(Part % 2, q), pre);
-      put(exit.matrices(2, q), d);
+      put(exit.matrices(0, q), pre);
+      put(exit.matrices(1, q), d);
     }
-    if constexpr (Half == 1) {
-      send_both(p, exit, Part, Part % 2, &exit.maps.extra, p.extra, 2, &exit.maps.c, p.c);
-    }
+    send_both(p, exit, Part, &exit.maps.extra, p.extra, &exit.maps.c, p.c);
   }
 
   __device__ __forceinline__ static void put(uint32_t at, const uint32_t* x) {
@@ -225,20 +205,20 @@ struct Waiting {
       __syncwarp();
     }
   }
-  // Area i to `a` (which may be missing), area j to `b`.
-  __device__ __forceinline__ void send_both(const Product& p, const Exit& exit, int part, int i,
-                                            const CUtensorMap* map_a, void* a, int j,
+  // The first area to `a`, the second to `b`; the one or the other may be missing.
+  __device__ __forceinline__ void send_both(const Product& p, const Exit& exit, int part,
+                                            const CUtensorMap* map_a, void* a,
                                             const CUtensorMap* map_b, void* b) const {
     send(
         p, exit, part,
         [&] {
           const int x = target.column + 64 * part;
-          if (a) hopper::tma_store(map_a, exit.area(i), x, target.row, 0);
-          hopper::tma_store(map_b, exit.area(j), x, target.row, 0);
+          if (a) hopper::tma_store(map_a, exit.area(0), x, target.row, 0);
+          hopper::tma_store(map_b, exit.area(1), x, target.row, 0);
         },
         [&] {
-          if (a) store(p, exit, part, i, a);
-          store(p, exit, part, j, b);
+          if (a) store(p, exit, part, 0, a);
+          store(p, exit, part, 1, b);
         });
   }
   // An area to part `part` of C or of what is shaped like it, 16 bytes a lane, eight lanes a line.
@@ -267,8 +247,8 @@ __device__ __forceinline__ void send(const Product& p, const float (&sum)[128], 
   for (int part = 0; part < 2 * kParts; ++part) {
     const int x = t.column + 32 * part;
     if (x >= columns) break;
-    uint8_t* area = exit.area(part % 2);
-    if (exit.speaks()) hopper::tma_store_wait_read<1>();
+    uint8_t* area = exit.area(part);
+    if (exit.speaks()) hopper::tma_store_wait_read<kAreas - 1>();
     __syncwarp();
 #pragma unroll
     for (int j = 0; j < 8; ++j) {  // rows line and line + 8, 8 columns at a time

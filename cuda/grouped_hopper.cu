@@ -1,15 +1,15 @@
 // The grouped products on Hopper: a persistent kernel of three warpgroups a multiprocessor.
 //
-// One producer warp keeps a ring of three or four stages full by bulk copies (TMA); two consumer
-// warpgroups multiply them with wgmma, 64 rows of a 128 x 256 tile of C each, with 128 sums a
-// thread. A tile's sums wait in 64 more registers and are finished and stored while the next tile's
-// products run (grouped_epilogue.cuh). Why it is fast: the tensor cores never wait for an end of a
-// tile; no operand is ever copied or transposed (what does not run along k goes to wgmma as an
-// MN-major operand); blocks share weight tiles, in L2 and on the way from there
-// (grouped_hopper.cuh). Ragged ends: rows beyond a segment in A only spoil rows of C that are not
-// stored; in dw, where k runs over rows, they are zeroed in shared memory; the last rows are stored
-// one by one. The ring keeps so many bytes on their way that a load waits for microseconds: what a
-// tile's end reads (pre, a bias) is asked for long before.
+// One producer warp keeps a ring of four stages full by bulk copies (TMA); two consumer warpgroups
+// multiply them with wgmma, 64 rows of a 128 x 256 tile of C each, with 128 sums a thread. A tile's
+// sums wait in 64 more registers and are finished and stored while the next tile's products run
+// (grouped_epilogue.cuh). Why it is fast: the tensor cores never wait for an end of a tile; no
+// operand is ever copied or transposed (what does not run along k goes to wgmma as an MN-major
+// operand); blocks share weight tiles, in L2 and on the way from there (grouped_hopper.cuh).
+// Ragged ends: rows beyond a segment in A only spoil rows of C that are not stored; in dw, where k
+// runs over rows, they are zeroed in shared memory; the last rows are stored one by one. The ring
+// keeps so many bytes on their way that a load waits for microseconds: what a tile's end reads
+// (pre, a bias) is asked for long before.
 #include "cuda/grouped_hopper.cuh"
 
 namespace pyramoe::gpu::grouped {
@@ -18,10 +18,10 @@ namespace {
 using namespace hopper;
 
 // One thread fills the ring.
-template <Form F, class Shared>
+template <Form F>
 __device__ void produce(const Product& p, const Maps& maps, Shared& s) {
   const auto rank = static_cast<int>(cluster_rank());
-  Ring<Shared::kStages> ring;
+  Ring<kStages> ring;
   Walk<F> walk(p, s.before);
   Tile t;
   bool more = walk.take(t);
@@ -67,21 +67,24 @@ __device__ __forceinline__ void multiply_stage(float (&sum)[128], uint32_t a, ui
 }
 
 // A consumer warpgroup at work on a tile.
-template <Form F, class Shared>
+template <Form F>
 struct Consumer {
   Shared& s;
   int group;  // 0 or 1: 64 rows each
-  Ring<Shared::kStages> ring;
+  Ring<kStages> ring;
   bool idle;      // no rows of this tile
   int held = -1;  // the stage that the products under way still read
 
-  // The products of k in [from, to). A stage is given back when nobody reads it any more.
-  __device__ __forceinline__ void multiply(float (&sum)[128], int depth, int from, int to) {
+  // The products of k in [from, to). A stage is given back when nobody reads it any more. In dw, a
+  // last stage that the segment does not fill is for the call with Last: both warpgroups meet
+  // there.
+  template <bool Last = false>
+  __device__ __forceinline__ void multiply(float (&sum)[128], int from, int to) {
 #pragma unroll 1
     for (int k = from; k < to; k += 64, ring.next()) {
       barrier_wait(&s.full[ring.stage], ring.parity);
-      if constexpr (F == Form::dw) {
-        if (depth - k < 64) zero_lines(s.stages[ring.stage], depth - k);
+      if constexpr (F == Form::dw && Last) {
+        if (to - k < 64) zero_lines(s.stages[ring.stage], to - k);
       }
       if (!idle) {
         const uint32_t stage = shared_address(s.stages[ring.stage]);
@@ -109,11 +112,11 @@ __device__ __forceinline__ int stages_before(int h, int n, int group, int stages
 }
 
 template <Form F, Finish E, class TC>
-__device__ void consume(const Product& p, const Maps& maps, Shared<E>& s) {
+__device__ void consume(const Product& p, const Maps& maps, Shared& s) {
   using Out = Waiting<F, E>;
   const int warp = static_cast<int>(threadIdx.x) / 32 - 4;
-  const Exit exit{s.areas[warp], s.landed[warp], maps};
-  Consumer<F, Shared<E>> consumer{s, warp / 4, {}, false};
+  const Exit exit{s.areas[warp], &s.landed[warp], maps};
+  Consumer<F> consumer{s, warp / 4, {}, false};
   Out out;
   Walk<F> walk(p, s.before);
   Tile t;
@@ -124,24 +127,25 @@ __device__ void consume(const Product& p, const Maps& maps, Shared<E>& s) {
     consumer.idle = t.row - kWarpRows * (warp % 4) >= t.end;
     // A bias comes to registers that only a tile's last two stages have to spare.
     const int stages = (t.depth + 63) / 64;
-    const int early = F == Form::forward && p.bias ? max(0, stages - 2) : stages;
+    const bool with_bias = F == Form::forward && p.bias;
+    const int early = F == Form::dw ? t.depth / 64 : with_bias ? max(0, stages - 2) : stages;
     int k = 0;
     for_each_index<Out::kHelpings>([&](auto h) {
       const int to = 64 * stages_before(h.value, Out::kHelpings, warp / 4, early);
-      consumer.multiply(sum, t.depth, k, to);
+      consumer.multiply(sum, k, to);
       k = to;
       if (out.any()) out.template leave<h.value>(p, exit);
     });
-    consumer.multiply(sum, t.depth, k, 64 * early);
+    consumer.template multiply<true>(sum, k, F == Form::dw ? t.depth : 64 * early);
     // What comes next is worked out while the last products run.
     if (F == Form::dw && p.accumulate && t.depth == 0) t.end = 0;  // nothing to add
-    out.aim(exit, {t.row, min(t.end - t.row, kWarpRows), t.column, F == Form::dw ? t.expert : 0});
+    out.target = {t.row, min(t.end - t.row, kWarpRows), t.column, F == Form::dw ? t.expert : 0};
     const int expert = t.expert, depth = t.depth;
     more = walk.take(t);
-    if (early < stages) {
+    if (with_bias) {
       Bias bias;
       bias.load(p, expert, out.target.column);
-      consumer.multiply(sum, depth, 64 * early, depth);
+      consumer.multiply(sum, 64 * early, depth);
       consumer.finish(sum);
       bias.add(sum);
     } else {
@@ -167,7 +171,7 @@ __global__ __launch_bounds__(kHopperThreads, 1)  //
     void hopper_kernel(const Product p, const __grid_constant__ Maps maps) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   extern __shared__ __align__(1024) uint8_t memory[];
-  auto& s = *reinterpret_cast<Shared<E>*>(memory);
+  auto& s = *reinterpret_cast<Shared*>(memory);
   set_up<F>(p, s, maps);
   if (threadIdx.x < 128) {
     release_registers<40>();
@@ -201,7 +205,7 @@ void launch(const Product& p, int multiprocessors, cudaStream_t stream) {
   const int64_t clusters =
       std::min<int64_t>(columns * rows, std::max(1, multiprocessors / kBlocks));
   const auto kernel = hopper_kernel<F, E, TC>;
-  const size_t bytes = sizeof(Shared<E>) + static_cast<size_t>(p.experts) * 4;
+  const size_t bytes = sizeof(Shared) + static_cast<size_t>(p.experts) * 4;
   allow_shared_memory(reinterpret_cast<const void*>(kernel), static_cast<int>(bytes));
   cudaLaunchAttribute together{};
   together.id = cudaLaunchAttributeClusterDimension;

@@ -17,17 +17,16 @@ namespace pyramoe::gpu::grouped {
 constexpr int kBoxBytes = 64 * 128;  // a box of 64 lines of 128 bytes, as all copies are
 constexpr int kRowBoxes = kTileRows / 64, kColumnBoxes = kTileColumns / 64;
 constexpr int kStage = (kRowBoxes + kColumnBoxes) * kBoxBytes;  // 48 KiB
-constexpr int kHopperThreads = 3 * 128;                         // a producer, two consumers
+constexpr int kStages = 4;
+constexpr int kHopperThreads = 3 * 128;  // a producer, two consumers
 constexpr int kMostHopperExperts = 640;  // their counts share the last KiB of shared memory
 constexpr int kPairs = 8;                // of row tiles that share a weight tile in a row
 constexpr int kBlocks = 2;               // of a cluster
 
-template <Finish E>
-struct Shared {  // in dynamic shared memory, on a 1024-byte border
-  static constexpr int kStages = E == Finish::gelu_backward ? 3 : 4;
-  uint8_t stages[kStages][kStage];           // 64 k of 128 rows, then of 256 columns
-  uint8_t areas[8][kAreas<E> * kAreaBytes];  // a consumer warp's way out
-  uint64_t full[kStages], empty[kStages], landed[8][2];
+struct Shared {                           // in dynamic shared memory, on a 1024-byte border
+  uint8_t stages[kStages][kStage];        // 64 k of 128 rows, then of 256 columns
+  uint8_t areas[8][kAreas * kAreaBytes];  // a consumer warp's way out
+  uint64_t full[kStages], empty[kStages], landed[8];
   int before[1];  // (E + 1): pairs of tiles of the experts before; dw: the offsets
 };
 
@@ -148,29 +147,25 @@ __device__ __forceinline__ void load_stage(uint8_t* stage, const Maps& maps, uin
 }
 
 // A warp needs the stage no more. Both blocks' producers hear it, as both write to it.
-template <class Shared>
 __device__ __forceinline__ void give_back(Shared& s, int stage) {
   const unsigned lane = threadIdx.x % 32;
   if (lane < kBlocks) hopper::barrier_arrive(&s.empty[stage], lane);
 }
 // The producer's end: nobody leaves before the last word from the other block has come.
-template <class Shared>
-__device__ __forceinline__ void wait_for_all(Shared& s, hopper::Ring<Shared::kStages>& ring) {
-  for (int i = 0; i < Shared::kStages; ++i, ring.next()) {
+__device__ __forceinline__ void wait_for_all(Shared& s, hopper::Ring<kStages>& ring) {
+  for (int i = 0; i < kStages; ++i, ring.next()) {
     hopper::barrier_wait(&s.empty[ring.stage], ring.parity ^ 1);
   }
 }
 
 // The kernel's start.
-template <Form F, class Shared>
+template <Form F>
 __device__ __forceinline__ void set_up(const Product& p, Shared& s, const Maps& maps) {
   if (threadIdx.x == 0) {
-    for (int i = 0; i < Shared::kStages; ++i) {  // eight warps of a block give a stage back
+    for (int i = 0; i < kStages; ++i) {  // eight warps of a block give a stage back
       hopper::barrier_init(&s.full[i], 1), hopper::barrier_init(&s.empty[i], 8 * kBlocks);
     }
-    for (auto& of_warp : s.landed) {
-      for (uint64_t& landed : of_warp) hopper::barrier_init(&landed, 1);
-    }
+    for (uint64_t& landed : s.landed) hopper::barrier_init(&landed, 1);
     hopper::fence_barrier_init();
     for (const CUtensorMap* map : {&maps.a, &maps.b, &maps.c}) hopper::prefetch_map(map);
   }
