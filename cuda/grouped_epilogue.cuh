@@ -4,10 +4,10 @@
 // of the next tile run, and go out in four parts between them: so GELU, its slope and the stores
 // cost the tensor cores nothing. Each warp sees to its own 16 rows, 64 columns a part. A warp holds
 // two neighbouring columns a register: stores from there would touch eight rows at a time, so a
-// part passes through an area of shared memory and leaves 16 bytes a lane, eight lanes a line.
-// GELU's input (pre) lands in the same areas, fetched by the copy engine two parts ahead. What is
-// added to C is added by the copy engine, and nobody has to read C; f32 sums, twice as many bytes,
-// do not wait.
+// part passes through an area of shared memory and leaves by the copy engine (which may also add it
+// to C, so that nobody has to read C), or by hand, eight lanes a line, where a segment ends. GELU's
+// input (pre) lands in such an area, asked for half a part ahead. f32 sums, twice as many bytes, do
+// not wait.
 #pragma once
 
 #include "cuda/grouped_finish.cuh"

@@ -7,9 +7,9 @@
 // operand is ever copied or transposed (what does not run along k goes to wgmma as an MN-major
 // operand); blocks share weight tiles, in L2 and on the way from there (grouped_hopper.cuh).
 // Ragged ends: rows beyond a segment in A only spoil rows of C that are not stored; in dw, where k
-// runs over rows, they are zeroed in shared memory; stores check each row. The ring keeps so many
-// bytes on their way that a load waits for microseconds: what a tile's end reads (pre, a bias) is
-// asked for long before.
+// runs over rows, they are zeroed in shared memory; the last rows are stored one by one. The ring
+// keeps so many bytes on their way that a load waits for microseconds: what a tile's end reads
+// (pre, a bias) is asked for long before.
 #include "cuda/grouped_hopper.cuh"
 
 namespace pyramoe::gpu::grouped {
@@ -75,13 +75,16 @@ struct Consumer {
   bool idle;      // no rows of this tile
   int held = -1;  // the stage that the products under way still read
 
-  // The products of k in [from, to). A stage is given back when nobody reads it any more.
-  __device__ __forceinline__ void multiply(float (&sum)[128], int depth, int from, int to) {
+  // The products of k in [from, to). A stage is given back when nobody reads it any more. In dw, a
+  // last stage that the segment does not fill is for the call with Last: both warpgroups meet
+  // there.
+  template <bool Last = false>
+  __device__ __forceinline__ void multiply(float (&sum)[128], int from, int to) {
 #pragma unroll 1
     for (int k = from; k < to; k += 64, ring.next()) {
       barrier_wait(&s.full[ring.stage], ring.parity);
-      if constexpr (F == Form::dw) {
-        if (depth - k < 64) zero_lines(s.stages[ring.stage], depth - k);
+      if constexpr (F == Form::dw && Last) {
+        if (to - k < 64) zero_lines(s.stages[ring.stage], to - k);
       }
       if (!idle) {
         const uint32_t stage = shared_address(s.stages[ring.stage]);
@@ -124,24 +127,25 @@ __device__ void consume(const Product& p, const Maps& maps, Shared& s) {
     consumer.idle = t.row - kWarpRows * (warp % 4) >= t.end;
     // A bias comes to registers that only a tile's last two stages have to spare.
     const int stages = (t.depth + 63) / 64;
-    const int early = F == Form::forward && p.bias ? max(0, stages - 2) : stages;
+    const bool with_bias = F == Form::forward && p.bias;
+    const int early = F == Form::dw ? t.depth / 64 : with_bias ? max(0, stages - 2) : stages;
     int k = 0;
     for_each_index<Out::kHelpings>([&](auto h) {
       const int to = 64 * stages_before(h.value, Out::kHelpings, warp / 4, early);
-      consumer.multiply(sum, t.depth, k, to);
+      consumer.multiply(sum, k, to);
       k = to;
       if (out.any()) out.template leave<h.value>(p, exit);
     });
-    consumer.multiply(sum, t.depth, k, 64 * early);
+    consumer.template multiply<true>(sum, k, F == Form::dw ? t.depth : 64 * early);
     // What comes next is worked out while the last products run.
     if (F == Form::dw && p.accumulate && t.depth == 0) t.end = 0;  // nothing to add
     out.target = {t.row, min(t.end - t.row, kWarpRows), t.column, F == Form::dw ? t.expert : 0};
     const int expert = t.expert, depth = t.depth;
     more = walk.take(t);
-    if (early < stages) {
+    if (with_bias) {
       Bias bias;
       bias.load(p, expert, out.target.column);
-      consumer.multiply(sum, depth, 64 * early, depth);
+      consumer.multiply(sum, 64 * early, depth);
       consumer.finish(sum);
       bias.add(sum);
     } else {
