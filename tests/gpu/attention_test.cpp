@@ -180,6 +180,7 @@ Result on_device(const Tensor& qkv, const Tensor& dy, const AttentionDropout& dr
 }
 
 void check(const Sizes& s, DType type, const AttentionDropout& dropout = {}) {
+  if (left_out(s.batch * s.heads * s.tokens * s.tokens)) return;
   const std::string name = name_of(s, type);
   const Tensor qkv = normal({s.batch, s.tokens, 3, s.heads, s.dim}, type, 1, 1);
   const Tensor dy = normal({s.batch, s.tokens, s.heads * s.dim}, type, 1, 2);

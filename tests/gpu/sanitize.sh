@@ -51,11 +51,12 @@ END
 
 # part | command
 parts=(
-  "memory-bound|gpu_test Elementwise.*:Cast.*:Embedding.*:LayerNorm.*:CrossEntropy.*:Distill.*:Adam.*:Dropout.*:Reduce.*:Softmax.*"
+  "memory-bound|gpu_test Elementwise.*:Cast.*:Embedding.*:LayerNorm.*:Dropout.*:Reduce.*:Softmax.*"
+  "losses and AdamW|gpu_test CrossEntropy.*:Distill.*:Adam.*"
   "products|gpu_test Matmul.*:Linear.*"
   "grouped|gpu_test DType/Grouped.*"
   "grouped, portable|portable gpu_test DType/Grouped.*"
-  "attention|gpu_test CudaAttention.*EachPath"
+  "attention|gpu_test CudaAttention.*EachPath:CudaAttention.Drops*"
   "attention, portable|portable gpu_test CudaAttention.*EachPath:CudaAttention.Drops*"
   "cache and decode|gpu_test CudaAttention.Cache*:CudaAttention.Decode*"
   "cache and decode, portable|portable gpu_test CudaAttention.Cache*:CudaAttention.Decode*"
@@ -80,7 +81,7 @@ cell() {
   [ "${words[0]}" = portable ] && { export PYRAMOE_PORTABLE=1; words=("${words[@]:1}"); }
   export PYRAMOE_SMALL=1 PYRAMOE_THREADS=2
   case ${words[0]} in
-    gpu_test) words=("$build/gpu_test" --gtest_brief=1 "--gtest_filter=${words[1]}") ;;
+    gpu_test) words=("$build/gpu_test" "--gtest_filter=${words[1]}") ;;
     train) words=("$build/pyramoe" train "$logs/step.toml" --device cuda "train.dtype=${words[1]}"
                   "run.dir=$log.run") ;;
     decode) words=("$build/pyramoe" bench decode "$logs/step.toml" --device cuda --batch 2 --steps 2
