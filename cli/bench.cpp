@@ -190,18 +190,18 @@ void bench_decode(const Options& options) {
          "model.context = ", config.model.context);
   }
   const Device device = parse_device(options.device);
-  const bench::Limits limits = bench::measure_limits(dtype, device);
   const auto model = moe::build_model(config.model, {dtype, device}, false);
   model->initialise(1);
   const int64_t steps = std::min(options.steps, context / 2);
+  const int64_t warmup = std::min(options.warmup, context - steps - 1);
   infer::Session session(*model, options.batch, context, device);
   std::vector<infer::Tokens> texts(static_cast<size_t>(options.batch));
-  for (infer::Tokens& text : texts) text.assign(static_cast<size_t>(context - steps), 1);
+  for (infer::Tokens& text : texts) text.assign(static_cast<size_t>(context - steps - warmup), 1);
   session.prefill(texts);
   const std::vector<int32_t> next(static_cast<size_t>(options.batch), 2);
   set_tracing(options.trace);
   clear_trace();
-  const std::vector<double> seconds = bench::time_runs(0, steps, [&] {
+  const std::vector<double> seconds = bench::time_runs(warmup, steps, [&] {
     session.step(next);
     device_synchronize(device);
   });
@@ -211,14 +211,18 @@ void bench_decode(const Options& options) {
       static_cast<double>((cost.params_active - config.model.context * config.model.dim) *
                           size_of(dtype)) +
       static_cast<double>(session.cache_bytes());
-  const double limit = bytes / limits.read_bytes;
+  const double ms = bench::median(seconds) * 1e3;
   Json row;
-  row["ms_per_token"] = bench::median(seconds) * 1e3;
-  row["median_ms"] = bench::median(seconds) * 1e3;
-  row["limit_ms"] = limit * 1e3;
-  row["share"] = limit / bench::median(seconds);
+  row["ms_per_token"] = ms;
+  row["median_ms"] = ms;
   row["bytes"] = bytes;
-  row["limit_read_gb_s"] = limits.read_bytes * 1e-9;
+  if (!options.no_limits) {
+    const bench::Limits limits = bench::measure_limits(dtype, device);
+    const double limit_ms = bytes / limits.read_bytes * 1e3;
+    row["limit_ms"] = limit_ms;
+    row["share"] = limit_ms / ms;
+    row["limit_read_gb_s"] = limits.read_bytes * 1e-9;
+  }
   print(options, row);
   print_trace(options, static_cast<double>(steps));
 }
@@ -238,6 +242,8 @@ void add_bench(CLI::App& app) {
         ->capture_default_str();
     sub->add_flag("--json", o->json, "one JSON object");
     sub->add_flag("--trace", o->trace, "time every kernel too (slower)");
+    sub->add_flag("--no-limits", o->no_limits,
+                  "without the machine's limits, which take seconds to measure");
   };
   auto train_options = std::make_shared<Options>();
   add_bench_a2a(*command);
@@ -246,8 +252,6 @@ void add_bench(CLI::App& app) {
   train->add_option("overrides", train_options->overrides, "settings as key=value");
   train->add_option("--device", train_options->device, "cpu, cuda or auto");
   common(train, train_options);
-  train->add_flag("--no-limits", train_options->no_limits,
-                  "without the machine's limits, which take seconds to measure");
   train->callback([train_options] { bench_train(*train_options); });
 
   bench::add_layer_bench(*command);

@@ -46,6 +46,7 @@ train.micro_batch = 2
 train.steps = 4
 train.lr = 1.0e-3
 train.warmup_tokens = 1000
+train.eval_sequences = 2
 data.synthetic = true
 END
 
@@ -85,7 +86,7 @@ cell() {
     train) words=("$build/pyramoe" train "$logs/step.toml" --device cuda "train.dtype=${words[1]}"
                   "run.dir=$log.run") ;;
     decode) words=("$build/pyramoe" bench decode "$logs/step.toml" --device cuda --batch 2 --steps 2
-                   --warmup 1 "train.dtype=${words[1]}") ;;
+                   --warmup 1 --no-limits "train.dtype=${words[1]}") ;;
   esac
   [ "$tool" = initcheck ] || unset PYRAMOE_INITCHECK
   timeout -k 5 "$limit" "$sanitizer" --tool "$tool" --error-exitcode 99 --print-limit 10000 \
