@@ -135,6 +135,17 @@ TEST(Backward, FreesTheGraph) {
   EXPECT_EQ(live_nodes(), 0);  // also when never run
 }
 
+// A thread's stack is 8 MiB; a call for each of these nodes would need more.
+TEST(Backward, FreesAGraphTooLongForTheStack) {
+  const Var x(tensor({2}), true);
+  const auto pass_on = [](const Grads& dy, const GradInto&) { return dy; };
+  {
+    Var y = x;
+    for (int i = 0; i < 500'000; ++i) y = record("pass_on", {y.value()}, {y}, pass_on)[0];
+  }
+  EXPECT_EQ(live_nodes(), 0);
+}
+
 TEST(Backward, FreesSavedTensorsWhileItRuns) {
   const int64_t before = device_bytes(kCpu);
   const Var x(Tensor::full({1 << 16}, DType::f64, 1), true);
