@@ -104,6 +104,14 @@ TEST(Backward, RefusesARootWithoutHistory) {
   EXPECT_THROW(backward(Var(tensor({1})), ones(1)), Error);
 }
 
+TEST(Backward, RefusesASeedThatIsNotThere) {
+  const Var x(tensor({2}), true);
+  const Var y = ops::scale(x, 3);
+  EXPECT_THROW(backward(y, Tensor()), Error);  // not 1, and not nothing
+  backward(y, ones(1));                        // and the graph is still whole
+  EXPECT_EQ(grad(x), (Numbers{3}));
+}
+
 TEST(Backward, ASecondPassThroughAConsumedGraphThrows) {
   const Var x(tensor({2}), true);
   const Var y = ops::scale(x, 3);
