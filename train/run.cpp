@@ -40,6 +40,10 @@ class Run {
 
   EvalResult go() {
     const TrainConfig& t = config_.train;
+    if (main_ && trainer_.steps_done() >= t.steps) {
+      progress_->say(fmt::format("nothing left to train: {} steps are done, train.steps = {}",
+                                 trainer_.steps_done(), t.steps));
+    }
     bool validated = false;
     while (trainer_.steps_done() < t.steps) {
       const int64_t before = trainer_.steps_done();
@@ -96,7 +100,11 @@ class Run {
       const nn::Checkpoint checkpoint = nn::Checkpoint::newest(config_.dir);
       trainer_.resume(checkpoint);
       saved_step_ = trainer_.steps_done();
-      if (main_) std::printf("resumed from %s\n", checkpoint.folder().c_str());
+      if (main_) {
+        const std::string changes = changed_settings(checkpoint.config(), to_toml(config_));
+        std::printf("resumed from %s%s%s\n", checkpoint.folder().c_str(),
+                    changes.empty() ? "" : ", now with ", changes.c_str());
+      }
     } else if (main_) {
       for (const std::string& note : trainer_.notes()) std::printf("%s\n", note.c_str());
     }
