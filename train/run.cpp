@@ -40,6 +40,10 @@ class Run {
 
   EvalResult go() {
     const TrainConfig& t = config_.train;
+    if (main_ && trainer_.steps_done() >= t.steps) {
+      progress_->say(fmt::format("nothing left to train: {} steps are done, train.steps = {}",
+                                 trainer_.steps_done(), t.steps));
+    }
     bool validated = false;
     while (trainer_.steps_done() < t.steps) {
       const int64_t before = trainer_.steps_done();

@@ -143,5 +143,36 @@ TEST_F(DataFaults, WrongVocabularyTokenizerOrLength) {
   expect_refused(train(good_ + "\", \"" + good_), 2, "twice", {"two domains are named \"good\""});
 }
 
+TEST_F(DataFaults, EvalTakesTokensOfTheRunsTokenizerOnly) {
+  const std::string run = scratch_ / "run";
+  for (const char* name : {"a", "b"}) {
+    const std::string text = scratch_ / (std::string(name) + ".txt");
+    const std::string tokenizer = scratch_ / name;
+    std::string letters = std::string("xyz") + name;
+    for (int i = 0; i < 9; ++i) letters += letters;
+    test::put(text, letters.substr(0, 2000));
+    for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
+             {"tokenize", "train", text, "--kind", "char", "--out", tokenizer},
+             {"tokenize", "prepare", text, "--tokenizer", tokenizer, "--out",
+              tokenizer + ".tok"}}) {
+      ASSERT_EQ(test::run_program(command).code, 0);
+    }
+  }
+  ASSERT_EQ(train(scratch_ / "a.tok", {"data.tokenizer=" + (scratch_ / "a")}).code, 0);
+  EXPECT_EQ(test::run_program({"eval", run, "--loss"}).code, 0);
+  EXPECT_EQ(test::run_program({"eval", run, "--loss", "--source", scratch_ / "a.tok"}).code, 0);
+  const Outcome other = test::run_program({"eval", run, "--loss", "--source", scratch_ / "b.tok"});
+  EXPECT_EQ(other.code, 3) << other.text;
+  EXPECT_TRUE(other.says("another tokenizer")) << other.text;
+
+  // An imported run has weights and a tokenizer, but no data.
+  const std::string hf = scratch_ / "hf", imported = scratch_ / "imported";
+  ASSERT_EQ(test::run_program({"export", run, "--hf", hf}).code, 0);
+  ASSERT_EQ(test::run_program({"import", "--hf", hf, imported}).code, 0);
+  const Outcome without = test::run_program({"eval", imported, "--loss"});
+  EXPECT_EQ(without.code, 2) << without.text;
+  EXPECT_TRUE(without.says("--source")) << without.text;
+}
+
 }  // namespace
 }  // namespace pyramoe
