@@ -100,7 +100,11 @@ class Run {
       const nn::Checkpoint checkpoint = nn::Checkpoint::newest(config_.dir);
       trainer_.resume(checkpoint);
       saved_step_ = trainer_.steps_done();
-      if (main_) std::printf("resumed from %s\n", checkpoint.folder().c_str());
+      if (main_) {
+        const std::string changes = changed_settings(checkpoint.config(), to_toml(config_));
+        std::printf("resumed from %s%s%s\n", checkpoint.folder().c_str(),
+                    changes.empty() ? "" : ", now with ", changes.c_str());
+      }
     } else if (main_) {
       for (const std::string& note : trainer_.notes()) std::printf("%s\n", note.c_str());
     }

@@ -156,6 +156,19 @@ TEST_F(Usage, WhatWouldBePassedOverIsRefused) {
   EXPECT_FALSE(outcome.says("abc")) << outcome.text;  // not a word before the error
 }
 
+TEST_F(Usage, GoingOnSaysWhatChangedAndWhetherAnythingIsLeft) {
+  const std::string dir = *scratch_ / "again";
+  ASSERT_EQ(test::run_program(test::train_command(config_, dir)).code, 0);
+  Outcome outcome = test::run_program(test::train_command(config_, dir));
+  EXPECT_TRUE(outcome.says("nothing left to train: 6 steps are done")) << outcome.text;
+  EXPECT_FALSE(outcome.says("now with")) << outcome.text;
+  outcome =
+      test::run_program(test::train_command(config_, dir, {"train.steps=8", "train.clip=0.5"}));
+  EXPECT_TRUE(outcome.says("now with train.steps = 8 (was 6), train.clip = 0.5 (was 1.0)"))
+      << outcome.text;
+  EXPECT_FALSE(outcome.says("nothing left")) << outcome.text;
+}
+
 TEST_F(Usage, OutputThatIsCutIsNoSuccess) {
   test::Launch full;
   full.full_output = true;
