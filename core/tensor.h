@@ -87,7 +87,10 @@ class Tensor {
 
 using Tensors = std::vector<Tensor>;
 
-inline Tensor empty_like(const Tensor& x) { return Tensor(x.shape(), x.dtype(), x.device()); }
+inline Tensor empty_like(const Tensor& x) {
+  PM_CHECK(x.defined(), "empty_like: the tensor is undefined");
+  return Tensor(x.shape(), x.dtype(), x.device());
+}
 inline Tensor zeros_like(const Tensor& x) {
   return Tensor::zeros(x.shape(), x.dtype(), x.device());
 }

@@ -86,7 +86,4 @@ class ProcessGroup {
   std::shared_ptr<State> state_;
 };
 
-// Throws Error(config) where x is not on the CPU: no transport carries it. `op` is who asks.
-void check_travels(const char* op, const Tensor& x);
-
 }  // namespace pyramoe::dist

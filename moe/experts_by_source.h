@@ -6,9 +6,9 @@
 
 namespace pyramoe::moe {
 
+// (E, F, D), (E, F), (E, D, F), (E, D); biases may be undefined.
 struct ExpertWeights {
-  Var up, up_bias, down,
-      down_bias;  // (E, F, D), (E, F), (E, D, F), (E, D); biases may be undefined
+  Var up, up_bias, down, down_bias;
 };
 // The same with axis 0 counting (expert, rank).
 struct SourceGrads {

@@ -70,7 +70,8 @@ struct ModelConfig {
       between(0, 1 << 24));
     v("moe.gate", gate,
       "how scores are made and who is chosen: softmax, or sigmoid_bias "
-      "(aux-loss-free: a bias per expert, moved against its load, steers the choice)",
+      "(a bias per expert, moved against its load, steers the choice; with moe.balance_coef = 0 "
+      "free of an auxiliary loss)",
       one_of({"softmax", "sigmoid_bias"}));
     v("moe.noise", noise,
       "routing noise in training: none, jitter (gate input times U(1 +- "
@@ -93,7 +94,8 @@ struct ModelConfig {
       one_of({"position", "probability", "random"}));
     v("moe.renormalize", renormalize,
       "divide a token's kept weights by their sum (top-2 and more "
-      "usually do; with top_k = 1 the raw probability is the paper's choice)");
+      "usually do; with top_k = 1 the raw probability is the paper's choice: divided, "
+      "every weight is 1 and the router learns from the balance loss alone)");
     v("moe.residual", residual, "Residual-MoE: a dense MLP beside the experts (PR-MoE)");
     v("moe.residual_mix", residual_mix,
       "how the two branches meet: sum (the paper's text) or "

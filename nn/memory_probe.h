@@ -17,9 +17,8 @@ namespace pyramoe::nn {
 class MemoryProbe {
  public:
   struct Block {
-    int64_t recomputed =
-        0;             // bytes held from its forward pass to its backward pass when recomputed
-    int64_t kept = 0;  // and when not
+    // Bytes held from its forward pass to its backward pass when recomputed, and when not.
+    int64_t recomputed = 0, kept = 0;
     int64_t peak = 0;  // of its backward pass, the second forward pass included
   };
 

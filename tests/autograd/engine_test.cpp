@@ -104,6 +104,8 @@ TEST(Backward, RefusesARootWithoutHistory) {
   EXPECT_THROW(backward(Var(tensor({1})), ones(1)), Error);
 }
 
+TEST(Backward, AnOpRefusesAnUndefinedInput) { EXPECT_THROW(ops::scale(Var(), 2), Error); }
+
 TEST(Backward, RefusesASeedThatIsNotThere) {
   const Var x(tensor({2}), true);
   const Var y = ops::scale(x, 3);
