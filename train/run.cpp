@@ -33,7 +33,9 @@ class Run {
     if (!main_) return;
     if (!memory.empty()) std::printf("%s\n", memory.c_str());
     routing_.open(trainer_.steps_done());
-    metrics_ = std::make_unique<Metrics>(config.dir, trainer_.steps_done());
+    const bool ended = trainer_.steps_done() >= config.train.steps;
+    metrics_ = std::make_unique<Metrics>(config.dir, trainer_.steps_done(), ended);
+    last_step_ = metrics_->step_before();
     progress_ = std::make_unique<Progress>(trainer_.steps_done(), config.train.steps,
                                            config.train.log_every);
   }

@@ -7,6 +7,7 @@
 
 #include "core/file.h"
 #include "core/parallel.h"
+#include "data/token_file.h"
 #include "tests/train/support.h"
 #include "train/run.h"
 
@@ -136,6 +137,57 @@ TEST(Resume, RefusesAnotherModelOrBatch) {
   other.train.optimizer = "sgd";
   EXPECT_EQ(code_of(other), Exit::config);
   EXPECT_EQ(code_of(config), Exit::done);
+}
+
+std::string token_file(const std::string& path, int64_t count) {
+  make_folders(parent_folder(path));
+  data::TokenFileWriter writer(path, 64, 0);
+  std::vector<int32_t> tokens;
+  for (int64_t i = 0; i < count; ++i) tokens.push_back(static_cast<int32_t>(i * i % 61));
+  writer.write(tokens);
+  writer.commit();
+  return path;
+}
+
+TEST(Resume, RefusesOtherDataOrAnotherOrder) {
+  const test::ScratchFolder scratch;
+  train::RunConfig config = test::small_config(scratch.path("run"));
+  config.data.synthetic = false;
+  config.data.sources = {token_file(scratch.path("a.tok"), 2000),
+                         token_file(scratch.path("b.tok"), 3000)};
+  {
+    train::Trainer trainer(config, kCpu);
+    trainer.step();
+    trainer.save();
+  }
+  const auto refusal = [&](const train::RunConfig& changed) -> std::string {
+    train::Trainer trainer(changed, kCpu);
+    try {
+      trainer.resume(nn::Checkpoint::newest(config.dir));
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Exit::config);
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(refusal(config), "");
+  train::RunConfig other = config;
+  other.data.sources = {token_file(scratch.path("moved/a.tok"), 2000), config.data.sources[1]};
+  EXPECT_EQ(refusal(other), "") << "the same data elsewhere";
+  other = config;
+  other.train.seed += 1;
+  EXPECT_NE(refusal(other).find("now:    train.seed"), std::string::npos);
+  other = config;
+  other.data.val_fraction = 0.5;  // half of it was trained on
+  EXPECT_NE(refusal(other).find("a: 1000 tokens to train on"), std::string::npos);
+  other = config;
+  other.data.weights = {0.5, 0.5};
+  EXPECT_NE(refusal(other), "");
+  other = config;
+  other.data.sources = {config.data.sources[0]};
+  EXPECT_NE(refusal(other), "");
+  token_file(config.data.sources[0], 2400);  // prepared again from more text
+  EXPECT_NE(refusal(config), "");
 }
 
 TEST(Learning, EveryFamilyLearnsTheSyntheticText) {
