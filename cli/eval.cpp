@@ -68,7 +68,8 @@ void loss_command(const Options& options) {
   const nn::Checkpoint checkpoint = nn::Checkpoint::find(run.checkpoint);
   train::RunConfig config = train::parse_run_config(checkpoint.config(), run.checkpoint);
   config.train.eval_sequences = options.eval.limit;
-  config.data.tokenizer.clear();  // the token files carry its hash; the run's copy is checked there
+  // The run's copy: token files that were made with another one are refused.
+  config.data.tokenizer = run.has_tokenizer ? run.folder + "/tokenizer" : "";
   if (!options.sources.empty()) {
     config.data.sources = options.sources;
     config.data.weights.clear();
@@ -77,6 +78,10 @@ void loss_command(const Options& options) {
   const train::OpenData data = train::open_data(config);
   const train::EvalResult result =
       train::evaluate(*run.model, *data.validation, data.corpus->names(), run.device);
+  if (result.tokens == 0) {
+    fail(Exit::config, "eval --loss: ", run.checkpoint, " keeps nothing to validate on (data.",
+         "val_fraction = ", config.data.val_fraction, "), and of --source the same share is taken");
+  }
   if (options.json) {
     std::cout << train::eval_json(result, run.step, 0, 0, 0, as_numbers(bytes));
     return;

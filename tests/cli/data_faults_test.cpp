@@ -143,5 +143,30 @@ TEST_F(DataFaults, WrongVocabularyTokenizerOrLength) {
   expect_refused(train(good_ + "\", \"" + good_), 2, "twice", {"two domains are named \"good\""});
 }
 
+// A loss of tokens that mean something else, or of none at all, is no loss.
+TEST_F(DataFaults, EvalRefusesTokensOfAnotherTokenizerAndNothingToRead) {
+  const std::string tokenizer = scratch_ / "tokenizer", run = scratch_ / "run";
+  const Outcome learned =
+      test::run_program({"tokenize", "train", config_, "--vocab-size", "260", "--out", tokenizer});
+  ASSERT_EQ(learned.code, 0) << learned.text;
+  const Outcome prepared = test::run_program(
+      {"tokenize", "prepare", config_, "--tokenizer", tokenizer, "--out", scratch_ / "own.tok"});
+  ASSERT_EQ(prepared.code, 0) << prepared.text;
+  write_tokens(scratch_ / "other.tok", 2000, 256, 12345);
+  const std::vector<std::string> more = {"data.tokenizer=" + tokenizer, "model.vocab=260"};
+  const Outcome trained = train(scratch_ / "own.tok", more);
+  ASSERT_EQ(trained.code, 0) << trained.text;
+  EXPECT_EQ(test::run_program({"eval", run, "--loss"}).code, 0);
+  const Outcome other =
+      test::run_program({"eval", run, "--source", scratch_ / "other.tok", "--loss"});
+  EXPECT_EQ(other.code, 3) << other.text;
+  EXPECT_TRUE(other.says("another tokenizer")) << other.text;
+  test::remove_all(run);
+  ASSERT_EQ(train(scratch_ / "own.tok", {more[0], more[1], "data.val_fraction=0"}).code, 0);
+  const Outcome nothing = test::run_program({"eval", run, "--loss"});
+  EXPECT_EQ(nothing.code, 2) << nothing.text;
+  EXPECT_TRUE(nothing.says("data.val_fraction = 0")) << nothing.text;
+}
+
 }  // namespace
 }  // namespace pyramoe

@@ -21,10 +21,17 @@ test::Bits train_whole(const train::RunConfig& config) {
 }
 
 TEST(Resume, AtAnyStepIsBitwiseTheRunThatNeverStopped) {
-  for (const char* dtype : {"f32", "bf16"}) {
+  for (const char* kind : {"f32", "bf16", "bf16 states", "sgd"}) {
+    SCOPED_TRACE(kind);
+    const std::string text = kind;
     const test::ScratchFolder scratch;
     train::RunConfig config = test::small_config(scratch.path("run"));
-    config.train.dtype = dtype;
+    if (text.starts_with("bf16")) config.train.dtype = "bf16";
+    if (text.ends_with("states")) config.train.states = "bf16";
+    if (text == "sgd") {
+      config.train.optimizer = "sgd";
+      config.train.momentum = 0.9;
+    }
     config.model.gate = "sigmoid_bias";
     const test::Bits whole = train_whole(config);
     for (int64_t cut = 1; cut < config.train.steps; ++cut) {
