@@ -81,6 +81,7 @@ Metrics::Metrics(const std::string& run_dir, int64_t step, bool ended)
     }
     const auto at = row["step"].get<int64_t>();
     if (at > step || (ended && at == step && row.contains("val_loss"))) return false;
+    validated_ |= at == step && row.contains("val_loss");
     if (at == step && row.contains("loss")) {
       before_.dropped = number_at(row, "dropped");
       before_.imbalance = number_at(row, "imbalance");

@@ -54,10 +54,13 @@ class Metrics {
   void write(const EvalResult& result, int64_t step, int64_t tokens);
   // Of the last step before those to come: what its row says was dropped, and the imbalance.
   const StepResult& step_before() const { return before_; }
+  // Whether that step's validation has its row.
+  bool validated_before() const { return validated_; }
 
  private:
   AppendLog json_, csv_;
   StepResult before_;
+  bool validated_ = false;
   EventFile events_;
 };
 
