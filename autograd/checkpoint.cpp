@@ -31,7 +31,7 @@ Vars checkpoint(const VarFn& f, const Vars& x) {
   // The leaves that f captures need gradients even when no x does; a Var that always requires one
   // makes sure that the node is recorded.
   Vars inputs = x;
-  inputs.emplace_back(Tensor::zeros({1}, outputs.at(0).dtype(), outputs.at(0).device()), true);
+  inputs.emplace_back(Tensor::zeros({1}, DType::f32), true);
   return record("checkpoint", outputs, inputs,
                 [f, saved, needs](const Grads& dy, const GradInto&) -> Grads {
                   const EnableGrad grad;

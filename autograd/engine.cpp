@@ -94,6 +94,8 @@ void backward(const Vars& roots, const Tensors& seeds) {
   Queue queue;
   for (size_t i = 0; i < roots.size(); ++i) {
     PM_CHECK(roots[i].requires_grad(), "backward: the root has no history to differentiate");
+    PM_CHECK(seeds[i].defined(), "backward: the seed of root ", i, " is undefined; expected ",
+             "d(objective)/d(root), ", to_string(roots[i].shape()), ", 1 for a loss");
     give(queue, edge_of(roots[i]), seeds[i], "backward");
   }
   while (!queue.empty()) {

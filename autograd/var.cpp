@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <iterator>
 
 #include "autograd/node.h"
 
@@ -15,7 +16,19 @@ thread_local bool grad_on = true;
 }  // namespace
 
 Node::Node() : op(""), number(next_number++), outputs(0) { ++alive; }
-Node::~Node() { --alive; }
+// A graph that backward never ran through is as deep as it is long: its nodes are taken apart here
+// one after another, for destructors that call each other would overflow the stack.
+Node::~Node() {
+  --alive;
+  std::vector<Edge> left = std::move(inputs);
+  while (!left.empty()) {
+    const std::shared_ptr<Node> maker = std::move(left.back().maker);
+    left.pop_back();
+    if (maker.use_count() != 1) continue;  // none, or somebody else holds it
+    std::move(maker->inputs.begin(), maker->inputs.end(), std::back_inserter(left));
+    maker->inputs.clear();
+  }
+}
 
 int64_t live_nodes() { return alive; }
 bool grad_enabled() { return grad_on; }

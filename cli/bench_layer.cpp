@@ -131,7 +131,8 @@ void print(const Options& o, const Json& row) {
   }
   for (const auto& [key, value] : row.items()) {
     if (key == "kernels") continue;
-    fmt::print("{:<22} {:>22}\n", key, value.dump());
+    fmt::print("{:<22} {:>22}\n", key,
+               value.is_number_float() ? fmt::format("{:.4g}", value.get<double>()) : value.dump());
   }
   if (!row.contains("kernels")) return;
   fmt::print("\n{:<28} {:>9} {:>9} {:>9} {:>7}\n", "kernel", "ms", "GB", "GFLOP", "share");

@@ -68,12 +68,17 @@ void loss_command(const Options& options) {
   const nn::Checkpoint checkpoint = nn::Checkpoint::find(run.checkpoint);
   train::RunConfig config = train::parse_run_config(checkpoint.config(), run.checkpoint);
   config.train.eval_sequences = options.eval.limit;
-  // The run's copy: token files that were made with another one are refused.
+  // The run's own copy: token files that were made with another tokenizer are refused.
   config.data.tokenizer = run.has_tokenizer ? run.folder + "/tokenizer" : "";
   if (!options.sources.empty()) {
     config.data.sources = options.sources;
     config.data.weights.clear();
     config.data.synthetic = false;
+  }
+  if (!config.data.synthetic && config.data.sources.empty()) {
+    fail(Exit::config, "eval: ", options.run,
+         " has no data of its own; name token files with --source (made by `pyramoe tokenize "
+         "prepare`)");
   }
   const train::OpenData data = train::open_data(config);
   const train::EvalResult result =
@@ -99,10 +104,33 @@ void loss_command(const Options& options) {
               static_cast<long long>(bytes.total_bytes));
 }
 
+// What would be passed over in silence is refused.
+void check_options(const Options& o, bool about_loss) {
+  if (o.eval.limit < 0) {
+    fail(Exit::config, "--limit: expected >= 0 (0 = all), got ", o.eval.limit);
+  }
+  if (!about_loss && !o.sources.empty()) {
+    fail(Exit::config, "eval: --source is of --loss; tasks are read from --data");
+  }
+  for (const auto& [given, name] :
+       std::vector<std::pair<bool, const char*>>{{!o.tasks.empty(), "--tasks"},
+                                                 {!o.data.empty(), "--data"},
+                                                 {!o.output_path.empty(), "--output-path"},
+                                                 {o.eval.keep_samples, "--log-samples"},
+                                                 {o.eval.batch_size != 0, "--batch-size"}}) {
+    if (given && about_loss) {
+      fail(Exit::config, "eval: ", name,
+           " is of tasks, not of --loss; ask for one at a time (--loss --json prints all numbers)");
+    }
+  }
+}
+
 void eval_command(const Options& options) {
   // Of what is asked for without a task, the loss is all there is to say.
-  const bool about_loss = options.tasks.empty() && (options.json || options.expert_bits > 0);
-  if (options.loss || about_loss) return loss_command(options);
+  const bool about_loss =
+      options.loss || (options.tasks.empty() && (options.json || options.expert_bits > 0));
+  check_options(options, about_loss);
+  if (about_loss) return loss_command(options);
   if (options.tasks.empty()) {
     fail(Exit::config, "eval: expected --tasks NAME,... or --loss; pyramoe eval --help lists them");
   }
@@ -118,7 +146,7 @@ void eval_command(const Options& options) {
       infer::load_run(options.run, infer::parse_dtype(options.dtype), parse_device(options.device));
   const infer::StorageBytes bytes = infer::quantize_experts(run, options.expert_bits);
   if (!run.has_tokenizer) {
-    std::fprintf(stderr, "%s has no tokenizer (it trained on generated tokens): text is bytes\n",
+    std::fprintf(stderr, "%s has no tokenizer (it trained without data.tokenizer): text is bytes\n",
                  run.folder.c_str());
   }
   const std::vector<infer::TaskResult> results =

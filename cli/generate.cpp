@@ -66,13 +66,14 @@ class Command {
       generate_.expert_layer = infer::expert_layer(run_.config, parse_layer(options.show_experts));
     }
     if (!run_.has_tokenizer) {
-      std::fprintf(stderr, "%s has no tokenizer (it trained on generated tokens): text is bytes\n",
+      std::fprintf(stderr,
+                   "%s has no tokenizer (it trained without data.tokenizer): text is bytes\n",
                    run_.folder.c_str());
     }
   }
 
   void execute() {
-    const std::string text = prompt_text(options_.prompt);
+    const std::string& text = options_.prompt;
     const infer::Tokens prompt = run_.tokenizer->encode(text, true);
     const bool stream = !options_.no_stream && !options_.json && !options_.with_experts;
     std::vector<infer::Generated> all;
@@ -125,9 +126,14 @@ class Command {
   infer::LoadedRun run_;
 };
 
-void generate_command(const Options& options) {
+// All that can be wrong without the model is said before it is read.
+void generate_command(Options options) {
   if (options.samples < 1) fail(Exit::config, "--samples: expected >= 1, got ", options.samples);
-  const infer::Sampler checked(options.generate.sample);  // before the model is read
+  const infer::Sampler checked(options.generate.sample);
+  for (const std::string& stop : options.generate.stops) {
+    if (stop.empty()) fail(Exit::config, "--stop: an empty string would end every text at once");
+  }
+  options.prompt = prompt_text(options.prompt);
   Command(options).execute();
 }
 

@@ -104,6 +104,13 @@ void print_tensors(const std::string& path) {
 
 void inspect(const Options& options) {
   const bool is_run = is_folder(options.path);
+  if (is_run && !options.overrides.empty()) {
+    fail(Exit::config, "inspect: ", options.path, " is a run, whose settings are as they are; try ",
+         "others with pyramoe inspect ", options.path, "/config.toml ", options.overrides[0]);
+  }
+  if (!is_run && options.tensors) {
+    fail(Exit::config, "inspect: --tensors lists a run's checkpoint; ", options.path, " is none");
+  }
   if (is_run && !options.json) {
     const std::string words = dist::describe_flight(dist::read_flight(options.path));
     if (!words.empty()) fmt::print("{}\n", words);
@@ -119,7 +126,7 @@ void inspect(const Options& options) {
   print_layers(cost);
   fmt::print("\n");
   print_totals(config, cost);
-  if (is_run && options.tensors) print_tensors(options.path);
+  if (options.tensors) print_tensors(options.path);
 }
 
 }  // namespace
@@ -131,8 +138,9 @@ void add_inspect(CLI::App& app) {
   command->add_option("config_or_run", options->path, "TOML config, run folder or checkpoint")
       ->required();
   command->add_option("overrides", options->overrides, "settings as key=value");
-  command->add_flag("--json", options->json, "one JSON object");
-  command->add_flag("--tensors", options->tensors, "list the tensors of a run's checkpoint");
+  CLI::Option* json = command->add_flag("--json", options->json, "one JSON object");
+  command->add_flag("--tensors", options->tensors, "list the tensors of a run's checkpoint")
+      ->excludes(json);
   command->callback([options] { inspect(*options); });
 }
 

@@ -1,4 +1,7 @@
 // pyramoe: one program, one subcommand a file. The only place that turns an Error into an exit.
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
@@ -10,6 +13,49 @@
 #include "core/error.h"
 
 namespace {
+
+// A descriptor that the caller closed would go to the first file opened here, and what is printed
+// into that file.
+void keep_standard_files() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (::fcntl(fd, F_GETFD) < 0) ::open("/dev/null", O_RDWR);
+  }
+}
+
+// A table or a JSON object that was cut is no result: a full disk behind `>` is not status 0.
+void finish_output() {
+  std::cout.flush();
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return;
+  pyramoe::fail(pyramoe::Exit::data,
+                "cannot write to the standard output; what it got is not complete. Is the disk "
+                "full?");
+}
+
+// CLI11 says of a misspelt subcommand that one is required; people look for the word.
+void check_subcommands(const CLI::App& app, int argc, char** argv) {
+  const CLI::App* at = &app;
+  std::string words;
+  for (int i = 1; i < argc && argv[i][0] != '-' && at->get_require_subcommand_min() > 0; ++i) {
+    const auto found =
+        at->get_subcommands([&](const CLI::App* sub) { return sub->check_name(argv[i]); });
+    if (found.empty()) {
+      pyramoe::fail(pyramoe::Exit::config, "there is no subcommand \"", words, argv[i],
+                    "\"; pyramoe ", words, "--help lists them");
+    }
+    at = found.front();
+    words += argv[i] + std::string(" ");
+  }
+}
+
+// Who comes from a trainer with flags is told how settings look here.
+const char* hint(const CLI::App& app, const CLI::ParseError& error) {
+  const CLI::App* at = &app;
+  while (!at->get_subcommands().empty()) at = at->get_subcommands().front();
+  const bool extras = error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError);
+  if (!extras || at->get_option_no_throw("overrides") == nullptr) return "";
+  return "Settings are key=value, without dashes: train.steps=50. pyramoe train --keys lists "
+         "them.\n";
+}
 
 int run(int argc, char** argv) {
   CLI::App app{
@@ -32,23 +78,22 @@ int run(int argc, char** argv) {
   pyramoe::add_experiment(app);
   pyramoe::add_import(app);
   pyramoe::add_export(app);
-  const auto is_first = [&](const CLI::App* sub) { return sub->check_name(argv[1]); };
-  if (argc > 1 && argv[1][0] != '-' && app.get_subcommands(is_first).empty()) {
-    pyramoe::fail(pyramoe::Exit::config, "there is no subcommand \"", argv[1],
-                  "\"; pyramoe --help lists them");
-  }
+  check_subcommands(app, argc, argv);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     const int code = app.exit(error);
-    return code == 0 ? 0 : static_cast<int>(pyramoe::Exit::config);
+    std::fputs(hint(app, error), stderr);
+    if (code != 0) return static_cast<int>(pyramoe::Exit::config);
   }
+  finish_output();
   return 0;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  keep_standard_files();
   std::signal(SIGXFSZ, SIG_IGN);  // a file beyond `ulimit -f` is a failed write, not the end
   try {
     return run(argc, argv);

@@ -36,23 +36,31 @@ void routing_command(const Options& options) {
 
 // What would be passed over in silence is refused.
 void check_options(const Options& o, bool experiments) {
+  const auto refuse = [](const char* name, const auto&... why) {
+    fail(Exit::config, "report: ", name, why...);
+  };
   for (const auto& [given, name] : std::vector<std::pair<bool, const char*>>{
            {o.json, "--json"}, {o.no_svg, "--no-svg"}, {!o.svg.empty(), "--svg"}}) {
+    if (given && o.routing) refuse(name, " is of comparisons, not of --routing");
     if (given && experiments) {
-      fail(Exit::config, "report: ", name, " is of runs; an experiment's numbers are in its ",
-           "results.json, its figures beside it");
+      refuse(name, " is of runs; an experiment's numbers are in its results.json, its figures ",
+             "beside it");
     }
   }
+  if (o.routing && o.markdown) refuse("--markdown", " is of comparisons, not of --routing");
   if (o.experiments.check && !experiments) {
-    fail(Exit::config, "report: --check is of experiments, folders with experiment.toml; ",
-         o.folders[0], " is none");
+    refuse("--check", " is of experiments, folders with experiment.toml; ", o.folders[0],
+           " is none");
+  }
+  if (!o.out.empty() && !o.routing && !experiments) {
+    refuse("--out", " is of --routing and of experiments; --svg FILE names the picture");
   }
 }
 
 void report_command(Options& options) {
-  if (options.routing) return routing_command(options);
-  const bool experiments = are_experiments(options.folders);
+  const bool experiments = !options.routing && are_experiments(options.folders);
   check_options(options, experiments);
+  if (options.routing) return routing_command(options);
   if (experiments) {
     options.experiments.folders = options.folders;
     options.experiments.markdown = options.markdown;

@@ -10,6 +10,7 @@
 #include "data/bpe.h"
 #include "data/bpe_trainer.h"
 #include "data/prepare.h"
+#include "data/text_reader.h"
 #include "data/token_file.h"
 #include "data/tokenizer.h"
 
@@ -79,7 +80,7 @@ void encode_command(const Options& options, bool has_text) {
   }
   if (has_text) return print(ids_row(tokenizer->encode(options.text, options.special)));
   for_each_row(options.jsonl, [&](const Json& row, const std::string& where) {
-    const auto text = json_value<std::string>(row, options.field, where);
+    const auto text = data::row_text(row, options.field, where);
     print(ids_row(tokenizer->encode(text, options.special)));
   });
 }

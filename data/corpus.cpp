@@ -34,6 +34,7 @@ class FileSource : public TokenSource {
            "data again with the same tokenizer, or name the tokenizer it was made with");
     }
   }
+  uint64_t tokenizer_hash() const { return file_.layout().tokenizer_hash; }
   int64_t tokens() const override { return file_.tokens(); }
   void read(int64_t begin, std::span<int32_t> out) const override {
     file_.read(begin, out, vocab_);
@@ -99,16 +100,19 @@ std::unique_ptr<TokenSource> make_synthetic_source(int64_t vocab, uint64_t seed,
   return std::make_unique<SyntheticSource>(vocab, seed, tokens);
 }
 
-TokenRange Corpus::open(const std::string& path, const CorpusConfig& config, size_t domain) {
+TokenRange Corpus::open(const std::string& path, CorpusConfig& config, size_t domain) {
   if (path == kSynthetic) {
     sources_.push_back(make_synthetic_source(config.vocab, config.seed + domain, kSyntheticTokens));
   } else {
-    sources_.push_back(std::make_unique<FileSource>(path, config));
+    auto file = std::make_unique<FileSource>(path, config);
+    // Of a run that names no tokenizer, all files must be of one.
+    if (config.tokenizer_hash == 0) config.tokenizer_hash = file->tokenizer_hash();
+    sources_.push_back(std::move(file));
   }
   return {sources_.back().get(), 0, sources_.back()->tokens(), path};
 }
 
-Corpus::Corpus(const CorpusConfig& config) {
+Corpus::Corpus(CorpusConfig config) {
   if (config.domains.empty()) {
     fail(Exit::config, "data: no domains; name at least one token file, or \"", kSynthetic, "\"");
   }

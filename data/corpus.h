@@ -33,11 +33,12 @@ struct DomainSpec {
 
 struct CorpusConfig {
   std::vector<DomainSpec> domains;
-  int64_t vocab = 0;            // every token must be below
-  double val_fraction = 0.05;   // of each file without a val_path; 0: no validation
-  uint64_t seed = 0;            // of the synthetic text
-  uint64_t tokenizer_hash = 0;  // files made with another tokenizer are refused; 0: not checked
-  bool verify = true;           // compare the checksums of token files once
+  int64_t vocab = 0;           // every token must be below
+  double val_fraction = 0.05;  // of each file without a val_path; 0: no validation
+  uint64_t seed = 0;           // of the synthetic text
+  uint64_t tokenizer_hash =
+      0;               // files made with another tokenizer are refused; 0: the first file's counts
+  bool verify = true;  // compare the checksums of token files once
 };
 
 // Tokens [begin, end) of a source.
@@ -57,13 +58,13 @@ struct Domain {
 class Corpus {
  public:
   // Throws Error(data) on a bad file, Error(config) on settings that contradict each other.
-  explicit Corpus(const CorpusConfig& config);
+  explicit Corpus(CorpusConfig config);
 
   const std::vector<Domain>& domains() const { return domains_; }
   std::vector<std::string> names() const;
 
  private:
-  TokenRange open(const std::string& path, const CorpusConfig& config, size_t domain);
+  TokenRange open(const std::string& path, CorpusConfig& config, size_t domain);
 
   std::vector<std::unique_ptr<TokenSource>> sources_;
   std::vector<Domain> domains_;

@@ -8,7 +8,6 @@
 
 #include "core/error.h"
 #include "core/file.h"
-#include "core/json.h"
 #include "data/bpe.h"
 #include "data/bpe_split.h"
 
@@ -25,6 +24,16 @@ bool is_separator(std::string_view line) {
 }
 
 }  // namespace
+
+std::string row_text(const Json& row, const std::string& field, const std::string& where) {
+  if (!row.is_object() || row.contains(field)) return json_value<std::string>(row, field, where);
+  std::string names;
+  for (const auto& [name, value] : row.items()) {
+    if (value.is_string()) names += (names.empty() ? "" : ", ") + quoted(name);
+  }
+  fail(Exit::data, where, ": there is no field ", quoted(field), "; --field names the one that ",
+       "holds the text; here are ", names.empty() ? "none" : names);
+}
 
 struct TextReader::Input {
   explicit Input(const std::string& path) : file(gzopen(path.c_str(), "rb")) {
@@ -131,7 +140,7 @@ bool TextReader::next_json(Document& document) {
     if (line.find_first_not_of(" \t\r\n") == std::string::npos) continue;
     const std::string where = cat(path_, ":", line_number_);
     const Json row = parse_json(line, where);
-    document.text = json_value<std::string>(row, options_.json_field, where);
+    document.text = row_text(row, options_.json_field, where);
     document.begins = document.ends = true;
     if (!document.text.empty()) return true;
   }

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "core/json.h"
+
 namespace pyramoe::data {
 
 struct TextOptions {
@@ -22,6 +24,9 @@ struct Document {
   std::string text;
   bool begins = true, ends = true;  // false: the document goes on in the part before / after
 };
+
+// The text of a JSONL row; `where` names file and line.
+std::string row_text(const Json& row, const std::string& field, const std::string& where);
 
 class TextReader {
  public:

@@ -13,6 +13,5 @@ Linear::Linear(Shape out, int64_t in, bool bias, double std, const Build& build)
 }
 
 Var Linear::forward(const Var& x) const { return ops::linear(x, weight_, bias_); }
-Var Linear::forward_gelu(const Var& x) const { return ops::linear_gelu(x, weight_, bias_); }
 
 }  // namespace pyramoe::nn

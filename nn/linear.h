@@ -12,8 +12,7 @@ class Linear : public Module {
   Linear(int64_t out, int64_t in, double std, const Build& build)
       : Linear(Shape{out}, in, true, std, build) {}
 
-  Var forward(const Var& x) const;       // (N, in) -> (N, out)
-  Var forward_gelu(const Var& x) const;  // gelu of it, one kernel
+  Var forward(const Var& x) const;  // (N, in) -> (N, out)
   const Var& weight() const { return weight_; }
   const Var& bias() const { return bias_; }  // undefined where there is none
 

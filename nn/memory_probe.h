@@ -24,7 +24,7 @@ class MemoryProbe {
   };
 
   MemoryProbe(Device device, int64_t blocks)
-      : blocks_(static_cast<size_t>(blocks)), device_(device), before_(device_bytes(device)) {
+      : blocks_(static_cast<size_t>(blocks)), device_(device) {
     reset_device_peak_bytes(device);
   }
 
@@ -46,7 +46,6 @@ class MemoryProbe {
   const std::vector<Block>& blocks() const { return blocks_; }
   // Peak of what lies between forward and backward passes of blocks: the loss.
   int64_t peak_of_loss() const { return peak_of_loss_; }
-  int64_t held_before() const { return before_; }
 
  private:
   void end_stage(int64_t next) {
@@ -58,7 +57,7 @@ class MemoryProbe {
 
   std::vector<Block> blocks_;
   Device device_;
-  int64_t before_, peak_of_loss_ = 0;
+  int64_t peak_of_loss_ = 0;
   int64_t stage_ = -1;  // the block that is at work; -1: none
 };
 

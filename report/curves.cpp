@@ -55,16 +55,57 @@ Curves collect(const std::vector<RunReport>& runs, bool log_tokens) {
   return out;
 }
 
-void draw_legend(Svg& svg, double right, double top, const std::vector<RunReport>& runs) {
+constexpr double kLegendRow = 22;
+
+// The upper right corner of the chart.
+Rect legend_place(double right, double top, const std::vector<RunReport>& runs) {
   size_t longest = 0;
   for (const RunReport& run : runs) longest = std::max(longest, printable(run.name, 40).size());
-  const double width = 62 + 7.4 * static_cast<double>(longest) + 60;
-  const double left = right - width, row = 22;
-  svg.box(left - 8, top - 4, width + 8, row * static_cast<double>(runs.size()) + 26, "#ffffff");
+  const double width = 62 + 7.4 * static_cast<double>(longest) + 60 + 8;
+  return {right - width, top - 4, width, kLegendRow * static_cast<double>(runs.size()) + 26};
+}
+
+// The highest loss of a curve right of `left`, a line that comes in from there included.
+double highest_right_of(double left, const std::vector<LossPoint>& curve, const Axis& x) {
+  Range seen;
+  const LossPoint* before = nullptr;
+  for (const LossPoint& point : curve) {
+    const bool drawn = std::isfinite(point.loss) && point.tokens >= x.low();
+    if (drawn && x.at(point.tokens) >= left) {
+      seen.add(point.loss);
+      if (before && x.at(before->tokens) < left) {
+        const double from = x.at(before->tokens);
+        const double share = (left - from) / (x.at(point.tokens) - from);
+        seen.add(before->loss + share * (point.loss - before->loss));
+      }
+    }
+    before = drawn ? &point : nullptr;
+  }
+  return seen.high;
+}
+
+// Curves usually leave the corner of the legend free. Where they do not, the axis goes on above
+// them, so that it hides nothing.
+Range with_room(Range loss, const Rect& legend, double height, const Axis& x, const Curves& curves,
+                const std::vector<RunReport>& runs) {
+  double highest = -std::numeric_limits<double>::infinity();
+  for (size_t i = 0; i < runs.size(); ++i) {
+    highest = std::max({highest, highest_right_of(legend.x, curves.training[i], x),
+                        highest_right_of(legend.x, runs[i].validation, x)});
+  }
+  constexpr double kMarker = 8;
+  const double share = std::min(0.7, (legend.height + kMarker) / height);
+  loss.high = std::max(loss.high, loss.low + (highest - loss.low) / (1 - share));
+  return loss;
+}
+
+void draw_legend(Svg& svg, const Rect& place, const std::vector<RunReport>& runs) {
+  const double left = place.x + 8, right = place.x + place.width, top = place.y + 4;
+  svg.box(place.x, place.y, place.width, place.height, "#ffffff");
   svg.text(right - 6, top + 12, "validation", {kTickSize, Anchor::end, false, kQuiet});
   for (size_t i = 0; i < runs.size(); ++i) {
     const Look look = look_of(i);
-    const double y = top + 30 + row * static_cast<double>(i);
+    const double y = top + 30 + kLegendRow * static_cast<double>(i);
     svg.line(left, y - 4, left + 44, y - 4, {look.colour, 2.2, look.dash});
     svg.marker(look.marker, left + 22, y - 4, 9, look.colour);
     svg.text(left + 54, y, printable(runs[i].name, 40), {kLabelSize});
@@ -103,9 +144,10 @@ void draw_curves(Svg& svg, const Rect& place, const std::vector<RunReport>& runs
   const double most = std::max(1.0, std::isfinite(curves.tokens.high) ? curves.tokens.high : 1.0);
   const double least =
       log_tokens ? std::max(most / 1000, std::min(curves.tokens.low, most / 2)) : 0;
-  const Range loss = curves.loss.padded(0.04);
   const Axis x(std::max(least, log_tokens ? 1e-3 : 0.0), most * (log_tokens ? 1.1 : 1.02), left,
                right, log_tokens);
+  const Rect legend = legend_place(right, top, runs);
+  const Range loss = with_room(curves.loss.padded(0.04), legend, bottom - top, x, curves, runs);
   const Axis y(loss.low, loss.high, bottom, top);
 
   svg.text(place.x, place.y, "Loss", {kTitleSize, Anchor::start, true});
@@ -139,7 +181,7 @@ void draw_curves(Svg& svg, const Rect& place, const std::vector<RunReport>& runs
     }
   }
   svg.end_clip();
-  draw_legend(svg, right, top, runs);
+  draw_legend(svg, legend, runs);
 }
 
 void draw_domains(Svg& svg, const Rect& place, const std::vector<RunReport>& runs) {

@@ -1,6 +1,7 @@
 #include "train/progress.h"
 
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,18 +15,27 @@ namespace {
 constexpr int kBarWidth = 24;
 constexpr double kRedrawSeconds = 0.1;
 
-std::string bar(double share) {
-  static const char* kEighths[] = {" ", "▏", "▎", "▍", "▌", "▋", "▊", "▉"};
-  const auto eighths = static_cast<int>(share * kBarWidth * 8);
-  std::string text;
-  for (int i = 0; i < kBarWidth; ++i) {
-    const int filled = std::clamp(eighths - i * 8, 0, 8);
-    text += filled == 8 ? "█" : kEighths[filled];
-  }
-  return text;
+// Of the terminal; 80 where it does not say.
+int columns() {
+  struct winsize size {};
+  const bool known = ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
+  return known ? size.ws_col : 80;
 }
 
 }  // namespace
+
+std::string bar_line(double share, const std::string& text, int columns) {
+  static const char* kEighths[] = {" ", "▏", "▎", "▍", "▌", "▋", "▊", "▉"};
+  const int room = std::max(columns - 1, 0);  // a full line would wrap
+  const int width = std::clamp(room - static_cast<int>(text.size()), 0, kBarWidth);
+  const auto eighths = static_cast<int>(share * width * 8);
+  std::string line;
+  for (int i = 0; i < width; ++i) {
+    const int filled = std::clamp(eighths - i * 8, 0, 8);
+    line += filled == 8 ? "█" : kEighths[filled];
+  }
+  return line + text.substr(0, static_cast<size_t>(room));
+}
 
 std::string with_commas(int64_t n) {
   std::string digits = std::to_string(n);
@@ -81,12 +91,10 @@ void Progress::step(const StepResult& r) {
   }
   if (!terminal_ || seconds_ - last_drawn_ < kRedrawSeconds) return;
   last_drawn_ = seconds_;
-  const std::string text =
-      fmt::format("\r\033[K{} {:3.0f}% | loss {:.4f} | {} tok/s | eta {}",
-                  bar(static_cast<double>(r.step) / static_cast<double>(steps_)),
-                  100.0 * static_cast<double>(r.step) / static_cast<double>(steps_), r.loss,
-                  with_commas(std::llround(rate)), duration(eta(r)));
-  std::fputs(text.c_str(), stdout);
+  const double share = static_cast<double>(r.step) / static_cast<double>(steps_);
+  const std::string text = fmt::format(" {:3.0f}% | loss {:.4f} | {} tok/s | eta {}", 100 * share,
+                                       r.loss, with_commas(std::llround(rate)), duration(eta(r)));
+  std::fputs(("\r\033[K" + bar_line(share, text, columns())).c_str(), stdout);
   std::fflush(stdout);
   bar_shown_ = true;
 }

@@ -12,6 +12,9 @@ namespace pyramoe::train {
 // 1234567 -> "1,234,567"; 83 -> "1m23s".
 std::string with_commas(int64_t n);
 std::string duration(double seconds);
+// A bar and the (ASCII) text after it, never wider than the terminal: an older line that wrapped
+// could not be drawn over. The bar gives way first.
+std::string bar_line(double share, const std::string& text, int columns);
 
 class Progress {
  public:

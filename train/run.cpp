@@ -42,6 +42,10 @@ class Run {
 
   EvalResult go() {
     const TrainConfig& t = config_.train;
+    if (main_ && trainer_.steps_done() >= t.steps) {
+      progress_->say(fmt::format("nothing left to train: {} steps are done, train.steps = {}",
+                                 trainer_.steps_done(), t.steps));
+    }
     bool validated = false;
     if (missed_validation()) validate_now();
     while (trainer_.steps_done() < t.steps) {
@@ -99,7 +103,11 @@ class Run {
       const nn::Checkpoint checkpoint = nn::Checkpoint::newest(config_.dir);
       trainer_.resume(checkpoint);
       saved_step_ = trainer_.steps_done();
-      if (main_) std::printf("resumed from %s\n", checkpoint.folder().c_str());
+      if (main_) {
+        const std::string changes = changed_settings(checkpoint.config(), to_toml(config_));
+        std::printf("resumed from %s%s%s\n", checkpoint.folder().c_str(),
+                    changes.empty() ? "" : ", now with ", changes.c_str());
+      }
     } else if (main_) {
       for (const std::string& note : trainer_.notes()) std::printf("%s\n", note.c_str());
     }

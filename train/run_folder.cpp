@@ -6,6 +6,8 @@
 
 #include <cerrno>
 #include <cstring>
+#include <map>
+#include <sstream>
 
 #include "core/error.h"
 #include "core/file.h"
@@ -27,5 +29,24 @@ RunLock::RunLock(const std::string& run_dir) {
 }
 
 RunLock::~RunLock() { ::close(fd_); }
+
+std::string changed_settings(const std::string& before, const std::string& now) {
+  const auto each_line = [](const std::string& text, const auto& f) {
+    std::istringstream lines(text);
+    for (std::string line; std::getline(lines, line);) {
+      const size_t equals = line.find(" = ");
+      if (equals != std::string::npos) f(line.substr(0, equals), line.substr(equals + 3));
+    }
+  };
+  std::map<std::string, std::string> old;
+  each_line(before, [&](const std::string& key, const std::string& value) { old[key] = value; });
+  std::string changes;
+  each_line(now, [&](const std::string& key, const std::string& value) {
+    const auto found = old.find(key);
+    if (key == "run.dir" || found == old.end() || found->second == value) return;
+    changes += cat(changes.empty() ? "" : ", ", key, " = ", value, " (was ", found->second, ")");
+  });
+  return changes;
+}
 
 }  // namespace pyramoe::train

@@ -18,4 +18,8 @@ class RunLock {
   int fd_ = -1;
 };
 
+// "train.lr = 0.001 (was 0.003), ..." of two texts of to_toml, for the keys that both have; not of
+// run.dir. Empty when they agree.
+std::string changed_settings(const std::string& before, const std::string& now);
+
 }  // namespace pyramoe::train

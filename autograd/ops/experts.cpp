@@ -37,18 +37,16 @@ struct WeightGrads {
 };
 WeightGrads weight_grads(const GroupedSaved& s, const Tensor& x, const Tensor& dy,
                          const GradPlace& w, const GradPlace& bias) {
-  Tensor dw, db;
-  if (s.need_dw) {
-    // One kernel fills both; should only one of them be added to, both start fresh, as wide as
-    // their places, and the engine adds.
-    const bool together = !s.need_db || w.add == bias.add;
-    dw = together ? place_or_new(w, s.w) : empty_like(place_or_new(w, s.w));
-    if (s.need_db) {
-      db = together ? place_or_new(bias, s.bias) : empty_like(place_or_new(bias, s.bias));
-    }
-    kernels::grouped_linear_dw(dy, x, s.offsets, together && w.add, dw, db);
-  }
-  return {dw, db};
+  if (!s.need_dw && !s.need_db) return {};
+  // One kernel fills both. Should only one of them be wanted or added to, both start fresh, as wide
+  // as their places, and the engine adds.
+  const bool together = s.need_dw && (!s.need_db || w.add == bias.add);
+  Tensor dw = place_or_new(w, s.w), db;
+  if (s.need_db) db = place_or_new(bias, s.bias);
+  if (!together) dw = empty_like(dw);
+  if (!together && s.need_db) db = empty_like(db);
+  kernels::grouped_linear_dw(dy, x, s.offsets, together && w.add, dw, db);
+  return {s.need_dw ? dw : Tensor(), db};
 }
 
 // Gradients of y = x w_e^T + bias_e for x, w and bias.   dy (R, M)

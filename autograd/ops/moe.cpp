@@ -22,6 +22,11 @@ Var to_segments(const Var& x, const Tensor& row) {
 
 namespace {
 
+void check_weight(const char* op, const Tensor& w, const Tensor& row) {
+  PM_CHECK(w.shape() == row.shape(), op, ": weights ", to_string(w.shape()), ", rows ",
+           to_string(row.shape()));
+}
+
 // The backward pass of both forms; a residual's gradient is dy itself.
 BackwardFn from_segments_grads(const Tensor& in, const Tensor& w, const Tensor& row) {
   return [in, w, row](const Grads& dy, const GradInto& into) -> Grads {
@@ -37,6 +42,7 @@ BackwardFn from_segments_grads(const Tensor& in, const Tensor& w, const Tensor& 
 
 Var from_segments(const Var& x, const Var& weight, const Tensor& row) {
   const Tensor in = x.value(), w = weight.value();
+  check_weight("from_segments", w, row);
   Tensor y({row.dim(0), x.dim(1)}, x.dtype(), in.device());
   kernels::from_segments_forward(in, w, row, y);
   return record("from_segments", {y}, {x, weight}, from_segments_grads(in, w, row))[0];
@@ -44,6 +50,7 @@ Var from_segments(const Var& x, const Var& weight, const Tensor& row) {
 
 Var from_segments_add(const Var& x, const Var& weight, const Tensor& row, const Var& residual) {
   const Tensor in = x.value(), w = weight.value();
+  check_weight("from_segments_add", w, row);
   Tensor y = empty_like(residual.value());
   kernels::from_segments_add_forward(in, w, row, residual.value(), y);
   return record("from_segments_add", {y}, {x, weight, residual},

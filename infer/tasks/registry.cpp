@@ -58,15 +58,16 @@ const std::vector<Task>& all_tasks() {
 }
 
 const Task& find_task(const std::string& name) {
-  const Task* nearest = nullptr;
-  std::string names;
+  std::string near, names;
   for (const Task& task : all_tasks()) {
     if (task.name == name) return task;
-    if (!nearest || edits(name, task.name) < edits(name, nearest->name)) nearest = &task;
+    if (task.name.starts_with(name) || edits(name, task.name) <= 2) {
+      near = " (did you mean " + task.name + "?)";
+    }
     names += (names.empty() ? "" : ", ") + task.name;
   }
-  fail(Exit::config, "--tasks: there is no task ", pyramoe::quoted(name), "; did you mean ",
-       nearest->name, "? Tasks: ", names);
+  fail(Exit::config, "--tasks: there is no task ", pyramoe::quoted(name), near, "; there are ",
+       names);
 }
 
 std::vector<const Task*> parse_tasks(const std::string& names) {

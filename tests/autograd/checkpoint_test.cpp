@@ -137,6 +137,17 @@ TEST(Checkpoint, NestsAndKeepsLessMemory) {
   EXPECT_EQ(x.grad().to_vector(), want);
 }
 
+TEST(Checkpoint, TakesAFunctionThatGivesIdsToo) {
+  const Var x(Tensor::full({2}, DType::f64, 1), true);
+  const VarFn f = [](const Vars& v) {
+    return Vars{Var(Tensor::zeros({3}, DType::i32)), ops::scale(v[0], 2)};
+  };
+  const Vars y = checkpoint(f, {x});
+  EXPECT_FALSE(y[0].requires_grad());
+  backward(y[1], Tensor::full({2}, DType::f64, 1));
+  EXPECT_EQ(x.grad().to_vector(), (std::vector<double>{2, 2}));
+}
+
 TEST(Checkpoint, RecordsNothingUnderNoGrad) {
   const Var x(Tensor::full({2}, DType::f64, 1), true);
   const NoGrad off;

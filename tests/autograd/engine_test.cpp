@@ -104,6 +104,14 @@ TEST(Backward, RefusesARootWithoutHistory) {
   EXPECT_THROW(backward(Var(tensor({1})), ones(1)), Error);
 }
 
+TEST(Backward, RefusesASeedThatIsNotThere) {
+  const Var x(tensor({2}), true);
+  const Var y = ops::scale(x, 3);
+  EXPECT_THROW(backward(y, Tensor()), Error);  // not 1, and not nothing
+  backward(y, ones(1));                        // and the graph is still whole
+  EXPECT_EQ(grad(x), (Numbers{3}));
+}
+
 TEST(Backward, ASecondPassThroughAConsumedGraphThrows) {
   const Var x(tensor({2}), true);
   const Var y = ops::scale(x, 3);
@@ -133,6 +141,17 @@ TEST(Backward, FreesTheGraph) {
     EXPECT_EQ(live_nodes(), 10);
   }
   EXPECT_EQ(live_nodes(), 0);  // also when never run
+}
+
+// A thread's stack is 8 MiB; a call for each of these nodes would need more.
+TEST(Backward, FreesAGraphTooLongForTheStack) {
+  const Var x(tensor({2}), true);
+  const auto pass_on = [](const Grads& dy, const GradInto&) { return dy; };
+  {
+    Var y = x;
+    for (int i = 0; i < 500'000; ++i) y = record("pass_on", {y.value()}, {y}, pass_on)[0];
+  }
+  EXPECT_EQ(live_nodes(), 0);
 }
 
 TEST(Backward, FreesSavedTensorsWhileItRuns) {

@@ -143,29 +143,46 @@ TEST_F(DataFaults, WrongVocabularyTokenizerOrLength) {
   expect_refused(train(good_ + "\", \"" + good_), 2, "twice", {"two domains are named \"good\""});
 }
 
-// A loss of tokens that mean something else, or of none at all, is no loss.
-TEST_F(DataFaults, EvalRefusesTokensOfAnotherTokenizerAndNothingToRead) {
-  const std::string tokenizer = scratch_ / "tokenizer", run = scratch_ / "run";
-  const Outcome learned =
-      test::run_program({"tokenize", "train", config_, "--vocab-size", "260", "--out", tokenizer});
-  ASSERT_EQ(learned.code, 0) << learned.text;
-  const Outcome prepared = test::run_program(
-      {"tokenize", "prepare", config_, "--tokenizer", tokenizer, "--out", scratch_ / "own.tok"});
-  ASSERT_EQ(prepared.code, 0) << prepared.text;
-  write_tokens(scratch_ / "other.tok", 2000, 256, 12345);
-  const std::vector<std::string> more = {"data.tokenizer=" + tokenizer, "model.vocab=260"};
-  const Outcome trained = train(scratch_ / "own.tok", more);
-  ASSERT_EQ(trained.code, 0) << trained.text;
+TEST_F(DataFaults, EvalTakesTokensOfTheRunsTokenizerOnly) {
+  const std::string run = scratch_ / "run";
+  for (const char* name : {"a", "b"}) {
+    const std::string text = scratch_ / (std::string(name) + ".txt");
+    const std::string tokenizer = scratch_ / name;
+    std::string letters = std::string("xyz") + name;
+    for (int i = 0; i < 9; ++i) letters += letters;
+    test::put(text, letters.substr(0, 2000));
+    for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
+             {"tokenize", "train", text, "--kind", "char", "--out", tokenizer},
+             {"tokenize", "prepare", text, "--tokenizer", tokenizer, "--out",
+              tokenizer + ".tok"}}) {
+      ASSERT_EQ(test::run_program(command).code, 0);
+    }
+  }
+  ASSERT_EQ(train(scratch_ / "a.tok", {"data.tokenizer=" + (scratch_ / "a")}).code, 0);
   EXPECT_EQ(test::run_program({"eval", run, "--loss"}).code, 0);
-  const Outcome other =
-      test::run_program({"eval", run, "--source", scratch_ / "other.tok", "--loss"});
+  EXPECT_EQ(test::run_program({"eval", run, "--loss", "--source", scratch_ / "a.tok"}).code, 0);
+  const Outcome other = test::run_program({"eval", run, "--loss", "--source", scratch_ / "b.tok"});
   EXPECT_EQ(other.code, 3) << other.text;
   EXPECT_TRUE(other.says("another tokenizer")) << other.text;
+
+  // A loss of no tokens at all is no loss.
+  const std::string whole = scratch_ / "whole";
+  test::copy_tree(run, whole);
   test::remove_all(run);
-  ASSERT_EQ(train(scratch_ / "own.tok", {more[0], more[1], "data.val_fraction=0"}).code, 0);
+  ASSERT_EQ(train(scratch_ / "a.tok", {"data.val_fraction=0"}).code, 0);
   const Outcome nothing = test::run_program({"eval", run, "--loss"});
   EXPECT_EQ(nothing.code, 2) << nothing.text;
   EXPECT_TRUE(nothing.says("data.val_fraction = 0")) << nothing.text;
+  test::remove_all(run);
+  test::copy_tree(whole, run);
+
+  // An imported run has weights and a tokenizer, but no data.
+  const std::string hf = scratch_ / "hf", imported = scratch_ / "imported";
+  ASSERT_EQ(test::run_program({"export", run, "--hf", hf}).code, 0);
+  ASSERT_EQ(test::run_program({"import", "--hf", hf, imported}).code, 0);
+  const Outcome without = test::run_program({"eval", imported, "--loss"});
+  EXPECT_EQ(without.code, 2) << without.text;
+  EXPECT_TRUE(without.says("--source")) << without.text;
 }
 
 }  // namespace

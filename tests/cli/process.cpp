@@ -28,6 +28,10 @@ constexpr uid_t kNobody = 65534;
   ::dup2(output, STDERR_FILENO);
   const int nothing = ::open("/dev/null", O_RDONLY);
   ::dup2(nothing, STDIN_FILENO);
+  if (launch.full_output) ::dup2(::open("/dev/full", O_WRONLY), STDOUT_FILENO);
+  for (const int fd : {STDOUT_FILENO, STDERR_FILENO}) {
+    if (launch.closed) ::close(fd);
+  }
   limit(RLIMIT_AS, launch.address_space);
   limit(RLIMIT_FSIZE, launch.file_size);
   if (launch.as_nobody && (::setresgid(kNobody, kNobody, kNobody) != 0 ||

@@ -16,6 +16,8 @@ struct Launch {
   int64_t address_space = 0;  // bytes (ulimit -v); 0 = no limit
   int64_t file_size = 0;      // bytes (ulimit -f); 0 = no limit
   bool as_nobody = false;     // give up root's right to write anywhere
+  bool full_output = false;   // stdout is a full disk
+  bool closed = false;        // stdout and stderr are closed
   double timeout = 60;        // seconds, then SIGKILL
 };
 

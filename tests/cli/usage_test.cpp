@@ -102,7 +102,10 @@ TEST_F(Usage, OptionsOutOfRange) {
     expect(2, words, command);
   }
   expect(2, "there is no subcommand \"trian\"", {"trian", config_});
+  expect(2, "there is no subcommand \"bench trian\"; pyramoe bench --help", {"bench", "trian"});
   expect(2, "A subcommand is required", {});
+  expect(2, "key=value, without dashes", {"train", config_, "--train.steps=3"});
+  expect(2, "key=value, without dashes", {"bench", "train", config_, "--batch_size", "3"});
   expect(2, "this build has no CUDA", {"train", config_, "--device", "cuda"});
   expect(2, "this build has no CUDA", {"bench", "train", config_, "--device", "cuda"});
   expect(2, "there is no task \"hellaswag\"",
@@ -135,6 +138,61 @@ TEST_F(Usage, OptionsOutOfRange) {
            {"bench", "train", config_, "--steps", "0"}}) {
     expect(2, "", command);
   }
+}
+
+TEST_F(Usage, WhatWouldBePassedOverIsRefused) {
+  const std::string file = *scratch_ / "file";
+  expect(2, "--tasks is of tasks", {"eval", run_, "--loss", "--tasks", "piqa"});
+  expect(2, "--output-path is of tasks", {"eval", run_, "--loss", "--output-path", file});
+  expect(2, "--source is of --loss", {"eval", run_, "--tasks", "piqa", "--source", file});
+  expect(2, "--limit: expected >= 0", {"eval", run_, "--loss", "--limit", "-3"});
+  expect(2, "is a run, whose settings", {"inspect", run_, "model.dim=8"});
+  expect(2, "--tensors lists a run's", {"inspect", config_, "--tensors"});
+  expect(2, "--json", {"inspect", run_, "--tensors", "--json"});
+  expect(2, "--out is of --routing", {"report", run_, "--out", file});
+  expect(2, "--json is of comparisons", {"report", run_, "--routing", "--json"});
+  expect(2, "--check is of experiments", {"report", run_, "--routing", "--check"});
+  const Outcome outcome = test::run_program({"generate", run_, "--prompt", "abc", "--stop", ""});
+  EXPECT_FALSE(outcome.says("abc")) << outcome.text;  // not a word before the error
+}
+
+TEST_F(Usage, GoingOnSaysWhatChangedAndWhetherAnythingIsLeft) {
+  const std::string dir = *scratch_ / "again";
+  ASSERT_EQ(test::run_program(test::train_command(config_, dir)).code, 0);
+  Outcome outcome = test::run_program(test::train_command(config_, dir));
+  EXPECT_TRUE(outcome.says("nothing left to train: 6 steps are done")) << outcome.text;
+  EXPECT_FALSE(outcome.says("now with")) << outcome.text;
+  outcome =
+      test::run_program(test::train_command(config_, dir, {"train.steps=8", "train.clip=0.5"}));
+  EXPECT_TRUE(outcome.says("now with train.steps = 8 (was 6), train.clip = 0.5 (was 1.0)"))
+      << outcome.text;
+  EXPECT_FALSE(outcome.says("nothing left")) << outcome.text;
+}
+
+TEST_F(Usage, OutputThatIsCutIsNoSuccess) {
+  test::Launch full;
+  full.full_output = true;
+  for (const std::vector<std::string>& command :
+       std::vector<std::vector<std::string>>{{"--help"},
+                                             {"train", "--keys"},
+                                             {"inspect", run_, "--json"},
+                                             {"report", run_, "--json"},
+                                             {"eval", run_, "--json", "--limit", "1"},
+                                             {"generate", run_, "--tokens", "2"},
+                                             {"generate", run_, "--tokens", "2", "--json"},
+                                             {"tokenize", "--bytes", "--text", "a"}}) {
+    const Outcome outcome = test::run_program(command, full);
+    EXPECT_EQ(outcome.code, 3) << command[0] << outcome.text;
+    EXPECT_TRUE(outcome.says("cannot write to the standard output")) << outcome.text;
+  }
+}
+
+TEST_F(Usage, ClosedOutputDoesNotEndInAFileOfTheRun) {
+  test::Launch closed;
+  closed.closed = true;
+  const std::string dir = *scratch_ / "closed";
+  EXPECT_EQ(test::run_program(test::train_command(config_, dir), closed).code, 0);
+  EXPECT_EQ(test::get(dir + "/run.lock"), "");  // the first file that a run opens
 }
 
 TEST_F(Usage, HelpListsEveryOption) {

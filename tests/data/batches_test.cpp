@@ -224,6 +224,16 @@ TEST(Batches, BadTokensAndWrongFilesAreNamed) {
   EXPECT_NE(data_error([&] { Corpus{config}; }).find("another tokenizer"), std::string::npos);
   config.tokenizer_hash = 5;
   EXPECT_NO_THROW(Corpus{config});
+  // Without a tokenizer of the run, the first file's is the one of all.
+  config.tokenizer_hash = 0;
+  TokenFileWriter other(folder.path() + "/other.tok", 500, 7);
+  other.begin_document();
+  other.write(std::vector<int32_t>{1, 2, 3});
+  other.commit();
+  config.domains.push_back({"other", folder.path() + "/other.tok", "", 1});
+  EXPECT_NE(data_error([&] { Corpus{config}; }).find("other.tok: made with another tokenizer"),
+            std::string::npos);
+  config.domains.pop_back();
   config.domains.push_back(config.domains[0]);
   EXPECT_THROW(Corpus{config}, Error);  // two of one name
   config.domains.clear();

@@ -57,6 +57,8 @@ TEST(TextReader, NamesFileAndLineOfWhatIsWrong) {
   const std::string good = "{\"text\":\"a\"}\n";
   EXPECT_NE(error("a.jsonl", good + good + "{\"text\":\"a\n").find("a.jsonl:3"), std::string::npos);
   EXPECT_NE(error("a.jsonl", good + "{\"txt\":\"a\"}").find("a.jsonl:2"), std::string::npos);
+  EXPECT_NE(error("a.jsonl", "{\"txt\":\"a\",\"n\":1}").find("here are \"txt\""),
+            std::string::npos);
   EXPECT_NE(error("a.jsonl", good + "{\"text\":5}").find("a.jsonl:2"), std::string::npos);
   EXPECT_NE(error("a.jsonl", good + "{\"text\":\"\xff\"}").find("a.jsonl:2"), std::string::npos);
   EXPECT_NE(error("a.jsonl", std::string(100000, '[')).find("a.jsonl:1"), std::string::npos);

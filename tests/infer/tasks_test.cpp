@@ -92,6 +92,9 @@ TEST(Tasks, WebqsOffersEveryAnswer) {
 TEST(Tasks, AreFoundByName) {
   EXPECT_EQ(parse_tasks("piqa, boolq,piqa").size(), 2u);
   EXPECT_EQ(exit_of([] { parse_tasks("boolqa"); }, "did you mean boolq"), Exit::config);
+  EXPECT_EQ(exit_of([] { parse_tasks("lambada"); }, "did you mean lambada_openai"), Exit::config);
+  EXPECT_EQ(exit_of([] { parse_tasks("hellaswag"); }, "\"hellaswag\"; there are lambada_openai"),
+            Exit::config);
   EXPECT_EQ(exit_of([] { parse_tasks(","); }, "no task named"), Exit::config);
 }
 

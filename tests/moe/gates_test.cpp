@@ -97,6 +97,22 @@ TEST(Gates, JitterStaysWithinItsWidth) {
   EXPECT_GT(high, 2.19);
 }
 
+// Scores whose sum is below epsilon are divided by epsilon, a constant: no score pulls on another.
+TEST(Gates, AVanishingSumIsAConstantToTheGradient) {
+  constexpr double eps = 0x1p-52;
+  const Tensor score = Tensor::from(std::vector<double>{0x1p-60, 0x1p-61}, {1, 2});
+  const Tensor row = Tensor::from(std::vector<int32_t>{0, 1}, {1, 2});
+  const Var a(score, true), b(score, true);
+  const Var shares = ops::normalize_rows(a), kept = ops::keep_weights(b, row, true);
+  for (const Var& y : {shares, kept}) {
+    EXPECT_EQ(y.value().to_vector(), (std::vector<double>{0x1p-8, 0x1p-9}));
+    backward(y, Tensor::from(std::vector<double>{1, 0}, {1, 2}));
+  }
+  for (const Var& x : {a, b}) {
+    EXPECT_EQ(x.grad().to_vector(), (std::vector<double>{1 / eps, 0}));
+  }
+}
+
 TEST(Capacity, IsTheEvenShareTimesTheFactor) {
   EXPECT_EQ(expert_capacity(12, 4, 1, 1.0, 1), 3);
   EXPECT_EQ(expert_capacity(12, 4, 2, 0.75, 1), 5);    // 4.5

@@ -195,6 +195,21 @@ TEST(MoeLayer, NoiseFollowsSeedAndStepInTraining) {
   }
 }
 
+// Where there is one expert the gate's choice and weight are sure whatever it sees, so noise that
+// reached more than the gate would show.
+TEST(MoeLayer, NoiseReachesTheGateAlone) {
+  for (const char* noise : {"jitter", "rsample"}) {
+    ModelConfig config = small_config();
+    const auto plain = make_layer(config, 1);
+    config.noise = noise;
+    config.jitter = 0.5;
+    const auto noisy = make_layer(config, 1);
+    const nn::Context context = context_of(kBatch, kLength, true);
+    expect_near(run(*noisy, tokens(), context, gradient()),
+                run(*plain, tokens(), context, gradient()), 0);
+  }
+}
+
 TEST(MoeLayer, RefusesGroupsThatDoNotDivideTheMicroBatch) {
   ModelConfig config = small_config();
   config.group = 3;

@@ -108,6 +108,15 @@ TEST(Harness, FindsAnOpThatIgnoresTheAddFlag) {
   EXPECT_TRUE(mentions(check_op(row), "after two"));
 }
 
+TEST(Harness, FindsAGradientThatIsThereOnlyBesideAnother) {
+  OpRow row = crooked(1, {3, 4});
+  row.f = [](const Vars& v) {
+    const bool both = v[0].requires_grad() && v[1].requires_grad();
+    return both ? ops::multiply(v[0], v[1]) : ops::multiply(v[0], v[1].detach());
+  };
+  EXPECT_TRUE(mentions(check_op(row), "gradient 1 is missing where no other input needs one"));
+}
+
 TEST(Harness, WantsAReasonForALooserTolerance) {
   OpRow row = crooked(1, {3, 4});
   row.loosen = 10;

@@ -416,6 +416,14 @@ TEST(GroupedLinear, WorksWithoutABias) {
   }
 }
 
+TEST(FromSegments, WantsAWeightForEachChoice) {
+  const Var x(Tensor::zeros({4, 3}, DType::f64)), few(Tensor::zeros({1, 2}, DType::f64));
+  const Tensor row = Tensor::from(std::vector<int32_t>{0, 1, 2, 3}, {2, 2});
+  const Var residual(Tensor::zeros({2, 3}, DType::f64));
+  EXPECT_THROW(ops::from_segments(x, few, row), Error);
+  EXPECT_THROW(ops::from_segments_add(x, few, row, residual), Error);
+}
+
 TEST(GroupedLinear, AnExpertWithoutTokensGetsAGradientOfZero) {
   const Var x(normal({5, 3}).make(1), true), w(normal({kExperts, 4, 3}).make(2), true);
   const Var bias(normal({kExperts, 4}).make(3), true);

@@ -127,6 +127,7 @@ struct Checker {
   void check_value() const;
   void check_jacobian() const;
   void check_projections() const;
+  void check_alone() const;
   void check_narrow(DType dtype) const;
   void check_bits(DType dtype) const;
   void check_places(DType dtype, Device device) const;
@@ -258,6 +259,23 @@ void Checker::check_projections() const {
       }
       return problem("gradient for input ", i, " along a random direction is ", got,
                      ", central difference says ", want);
+    }
+  }
+}
+
+// The gradient of an input is the same when it is the only one wanted.
+void Checker::check_alone() const {
+  const Tensors x = make_inputs(DType::f64);
+  const Tensors seeds = random_seeds(forward(x), 3);
+  const Pass all = pass(x, seeds);
+  for (size_t i = 0; i < x.size(); ++i) {
+    if (!inputs[i].differentiable) continue;
+    Inputs frozen = inputs;
+    for (size_t j = 0; j < x.size(); ++j) frozen[j].differentiable = i == j;
+    const Pass alone = Checker{row, frozen, where, problems}.pass(x, seeds);
+    if (!bit_equal(alone.dx[i], all.dx[i])) {
+      problem("gradient ", i, alone.dx[i].defined() ? " differs" : " is missing",
+              " where no other input needs one");
     }
   }
 }
@@ -404,6 +422,7 @@ void Checker::all() const {
   for (const Tensor& y : forward(x)) out += y.numel();
   if (in * out <= kFullJacobian) check_jacobian();
   check_projections();
+  check_alone();
   for (DType dtype : {DType::f64, DType::f32, DType::bf16}) {
     if (dtype != DType::f64 && !row.narrow) continue;
     if (dtype != DType::f64) check_narrow(dtype);

@@ -85,6 +85,37 @@ TEST(ReportPicture, ShowsEveryRunDomainAndLoad) {
   EXPECT_NE(svg.find(">4.0<"), std::string::npos);
 }
 
+// The numbers of an element's attributes, by their names in order.
+std::vector<double> numbers(const std::string& element, const std::vector<std::string>& names) {
+  std::vector<double> out;
+  for (const std::string& name : names) {
+    out.push_back(std::stod(element.substr(element.find(" " + name + "=\"") + name.size() + 3)));
+  }
+  return out;
+}
+
+// Curves that end high would lie under the legend.
+TEST(ReportPicture, TheLegendHidesNoPoint) {
+  const RunFolders folders;
+  std::vector<RunReport> runs = both(folders);
+  runs[0].validation = {{5000, 9.0}, {10000, 9.0}};
+  runs[1].validation = {{5000, 1.0}, {10000, 1.0}};
+  for (RunReport& run : runs) run.training = run.validation;
+  for (const bool log_tokens : {false, true}) {
+    const std::string svg = report::draw_picture(runs, {log_tokens});
+    const size_t box = svg.rfind("<rect x=", svg.find(">validation<"));
+    const auto place = numbers(svg.substr(box), {"x", "y", "width", "height"});
+    int points = 0;
+    for (size_t at = svg.find("<circle"); at < box; at = svg.find("<circle", at + 1)) {
+      const auto marker = numbers(svg.substr(at), {"cx", "cy", "r"});
+      EXPECT_TRUE(marker[0] + marker[2] < place[0] || marker[1] - marker[2] >= place[1] + place[3])
+          << marker[0] << ", " << marker[1];
+      ++points;
+    }
+    EXPECT_EQ(points, 2);
+  }
+}
+
 TEST(ReportPicture, HostileNamesAreHarmless) {
   const RunFolders folders;
   std::vector<RunReport> runs = both(folders);
