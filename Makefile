@@ -6,6 +6,8 @@ CLANG_FORMAT ?= clang-format
 CMAKE_FLAGS ?=
 SECONDS_EACH ?= 60
 CONFIGURE = cmake -S . -B $(BUILD) -DCMAKE_BUILD_TYPE=Release $(CMAKE_FLAGS)
+# Most often a package is missing, and CMake names one at a time.
+OR_SAY = || { echo "Configuring failed. \`make deps\` installs every package that a build needs."; exit 2; }
 
 .PHONY: all build deps demo test gpu test-gpu smoke fuzz asan format format-check clean help
 
@@ -13,6 +15,7 @@ all: build
 
 help:
 	@echo "make            build build/pyramoe (Release)"
+	@echo "make deps       install the packages that a build needs (Debian, Ubuntu; elsewhere it names them)"
 	@echo "make demo       install what is missing, build, train three models on real text"
 	@echo "make demo DATA=my.txt    the same on your own text"
 	@echo "make test       install what is missing, build and run all tests"
@@ -29,7 +32,7 @@ deps:
 	@cmake/install_deps.sh
 
 build:
-	@$(CONFIGURE) -DPYRAMOE_TESTS=OFF
+	@$(CONFIGURE) -DPYRAMOE_TESTS=OFF $(OR_SAY)
 	@cmake --build $(BUILD) --parallel $(JOBS) --target pyramoe
 
 demo: deps
@@ -44,7 +47,7 @@ GPU ?= 90a
 CONFIGURE_GPU = cmake -S . -B build-gpu -DCMAKE_BUILD_TYPE=Release -DPYRAMOE_CUDA=ON \
   -DPYRAMOE_CUDA_ARCHITECTURES="$(GPU)" $(CMAKE_FLAGS)
 gpu:
-	@$(CONFIGURE_GPU) -DPYRAMOE_TESTS=OFF
+	@$(CONFIGURE_GPU) -DPYRAMOE_TESTS=OFF $(OR_SAY)
 	@cmake --build build-gpu --parallel $(JOBS) --target pyramoe workshop
 
 # One test at a time: they share the device.

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs the packages that building and testing need, where they are missing. Debian and Ubuntu
-# through apt (with sudo when not root); elsewhere it prints what to install.
+# through apt (with sudo when not root); elsewhere it prints what to install. DEPS=skip: nothing.
 set -euo pipefail
+[ "${DEPS:-}" != skip ] || exit 0
 
 packages=(g++ make cmake ninja-build pkg-config libeigen3-dev libgtest-dev libfmt-dev
   nlohmann-json3-dev libtomlplusplus-dev libcli11-dev libpcre2-dev zlib1g-dev libopenmpi-dev openmpi-bin)
@@ -11,7 +12,6 @@ if ! command -v dpkg-query >/dev/null; then
   echo "This is not a Debian system. Please install the equivalents of these packages, then run the"
   echo "same command again with DEPS=skip:"
   printf '  %s\n' "${packages[@]}"
-  [ "${DEPS:-}" = skip ] && exit 0
   exit 2
 fi
 

@@ -3,13 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <map>
 #include <mutex>
 #include <set>
 
 #include "core/cuda_device.h"
+#include "core/environment.h"
 
 namespace pyramoe {
 namespace {
@@ -20,7 +19,7 @@ std::map<std::string, TraceRow>& rows() {
   return table;
 }
 bool& switch_on() {
-  static bool on = std::getenv("PYRAMOE_TRACE") != nullptr;
+  static bool on = environment_flag("PYRAMOE_TRACE");
   return on;
 }
 
@@ -61,10 +60,7 @@ CudaRange::~CudaRange() { cuda_device::close_range(); }
 void CudaRange::done() const { cuda_device::after_kernel(name_, device_.index); }
 
 bool checking_nan() {
-  static const bool on = [] {
-    const char* text = std::getenv("PYRAMOE_NANCHECK");
-    return text != nullptr && std::strcmp(text, "1") == 0;
-  }();
+  static const bool on = environment_flag("PYRAMOE_NANCHECK");
   return on;
 }
 

@@ -140,8 +140,8 @@ class Pool {
         sleepers_.fetch_sub(1);
       }
       if (stop_.load()) return;
-      inside_.fetch_add(
-          1);  // before the second look: the caller closes the job, then reads inside_
+      // Before the second look: the caller closes the job, then reads inside_.
+      inside_.fetch_add(1);
       const uint64_t job = open_.load();
       if (job != 0 && job != seen) {
         seen = job;

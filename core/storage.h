@@ -3,8 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
-#include <utility>
 
 #include "core/device.h"
 
@@ -12,11 +10,9 @@ namespace pyramoe {
 
 class Storage {
  public:
-  // Fresh, uninitialised memory. In test builds (PYRAMOE_FILL_NAN=1) it is filled with NaN bytes,
-  // so that reading what nobody wrote shows.
+  // Fresh, uninitialised memory. With PYRAMOE_FILL_NAN=1 (tests set it) it is filled with NaN
+  // bytes, so that reading what nobody wrote shows.
   Storage(int64_t bytes, Device device);
-  // Adopts memory owned by someone else (a file mapping, a peer's buffer) until `release`.
-  Storage(void* data, int64_t bytes, Device device, std::function<void()> release);
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
@@ -29,7 +25,6 @@ class Storage {
   void* data_;
   int64_t bytes_;
   Device device_;
-  std::function<void()> release_;
 };
 
 }  // namespace pyramoe

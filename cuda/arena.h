@@ -22,7 +22,6 @@ class Arena {
   void* alloc(int64_t bytes);  // null when the device has no room left
   bool owns(const void* data) const;
   void free(void* data);
-  int64_t bytes() const { return bytes_; }                               // of all chunks
   int64_t blocks() const { return static_cast<int64_t>(used_.size()); }  // not yet freed
 
  private:

@@ -9,6 +9,7 @@
 #include <cuda_bf16.h>
 
 #include "cuda/launch.cuh"
+#include "cuda/mma.cuh"
 
 namespace pyramoe::gpu::attention {
 
@@ -30,29 +31,6 @@ __device__ __forceinline__ uint32_t pack(float low, float high) {
   return *reinterpret_cast<const uint32_t*>(&x);
 }
 
-__device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
-                                    uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// Four 8 x 8 matrices; lane l names row l % 8 of matrix l / 8.
-__device__ __forceinline__ void ldmatrix(uint32_t (&r)[4], const Bf16* at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(at)))
-               : "memory");
-}
-__device__ __forceinline__ void ldmatrix_turned(uint32_t (&r)[4], const Bf16* at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(at)))
-               : "memory");
-}
-
 // c (16 rows of a, 64 rows of b) = a bᵀ.   a, b (rows, kDim) in shared memory
 template <int kDim>
 __device__ __forceinline__ void product_abt(Fragment<kScores>& c, const Bf16* a, const Bf16* b) {
@@ -62,11 +40,11 @@ __device__ __forceinline__ void product_abt(Fragment<kScores>& c, const Bf16* a,
 #pragma unroll
   for (int k = 0; k < kDim; k += 16) {
     uint32_t left[4];
-    ldmatrix(left, a + (m % 2 * 8 + r) * kStride<kDim> + k + m / 2 * 8);
+    load_matrices(left, a + (m % 2 * 8 + r) * kStride<kDim> + k + m / 2 * 8);
 #pragma unroll
     for (int n = 0; n < kTile; n += 16) {
       uint32_t right[4];  // columns n..n+7 at k, k+8; columns n+8..n+15 at k, k+8
-      ldmatrix(right, b + (n + m / 2 * 8 + r) * kStride<kDim> + k + m % 2 * 8);
+      load_matrices(right, b + (n + m / 2 * 8 + r) * kStride<kDim> + k + m % 2 * 8);
       mma(c[n / 8], left, right[0], right[1]);
       mma(c[n / 8 + 1], left, right[2], right[3]);
     }
@@ -87,7 +65,7 @@ __device__ __forceinline__ void add_product(Fragment<kDim / 8>& c, const Fragmen
 #pragma unroll
     for (int n = 0; n < kDim; n += 16) {
       uint32_t right[4];
-      ldmatrix_turned(right, b + (k + m % 2 * 8 + r) * kStride<kDim> + n + m / 2 * 8);
+      load_matrices<true>(right, b + (k + m % 2 * 8 + r) * kStride<kDim> + n + m / 2 * 8);
       mma(c[n / 8], left, right[0], right[1]);
       mma(c[n / 8 + 1], left, right[2], right[3]);
     }

@@ -7,7 +7,6 @@
 #include <nvtx3/nvToolsExt.h>
 
 #include <array>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <map>
@@ -16,16 +15,12 @@
 #include <utility>
 
 #include "core/cuda_device.h"
+#include "core/environment.h"
 #include "cuda/arena.h"
 #include "cuda/launch.cuh"
 
 namespace pyramoe {
 namespace {
-
-bool flag(const char* name) {
-  const char* text = std::getenv(name);
-  return text != nullptr && std::strcmp(text, "1") == 0;
-}
 
 // A kernel in every build: a device without code for it cannot run the others either.
 __global__ void probe_kernel() {}
@@ -87,9 +82,8 @@ std::unique_ptr<State> open_device(int index) {
     cudaGetLastError();
     fail(Exit::config, "--device cuda:", index, ": this build has no kernels for ",
          state->properties.name, " (compute capability ", state->properties.major, ".",
-         state->properties.minor,
-         "); configure with -DPYRAMOE_CUDA_ARCHITECTURES=", state->properties.major,
-         state->properties.minor);
+         state->properties.minor, "); build with `make gpu GPU=", state->properties.major,
+         state->properties.minor, state->properties.major == 9 ? "a`" : "`");
   }
   PM_CUDA(cudaStreamCreateWithFlags(&state->stream, cudaStreamNonBlocking));
   PM_CUDA(cudaDeviceGetDefaultMemPool(&state->pool, index));
@@ -247,7 +241,7 @@ void open_range(const char* name) { nvtxRangePushA(name); }
 void close_range() { nvtxRangePop(); }
 
 void after_kernel(const char* name, int index) {
-  static const bool on = flag("PYRAMOE_SYNC");
+  static const bool on = environment_flag("PYRAMOE_SYNC");
   if (!on || gpu::capturing_arena()) return;
   const cudaError_t error = cudaStreamSynchronize(state_of(index).stream);
   if (error != cudaSuccess) gpu::fail_cuda(error, name, "kernel", 0);
@@ -263,13 +257,15 @@ void fail_cuda(cudaError_t error, const char* call, const char* file, int line) 
   const Exit code = error == cudaErrorMemoryAllocation ? Exit::memory : Exit::bug;
   fail(code, "CUDA: ", call, " at ", file, ":", line, " on cuda:", std::max(current, 0), ": ",
        cudaGetErrorName(error), ", ", cudaGetErrorString(error),
-       flag("PYRAMOE_SYNC") ? "" : "; an earlier kernel may be the cause: PYRAMOE_SYNC=1 names it");
+       environment_flag("PYRAMOE_SYNC")
+           ? ""
+           : "; an earlier kernel may be the cause: PYRAMOE_SYNC=1 names it");
 }
 
 void check_launch(const char* file, int line) {
   const cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess) fail_cuda(error, "launch", file, line);
-  static const bool sync = flag("PYRAMOE_SYNC");
+  static const bool sync = environment_flag("PYRAMOE_SYNC");
   if (!sync || capturing_arena()) return;
   const cudaError_t result = cudaStreamSynchronize(stream());
   if (result != cudaSuccess) fail_cuda(result, "kernel", file, line);
@@ -282,7 +278,7 @@ bool has_hopper_kernels() {
 #if defined(PYRAMOE_NO_HOPPER)
   return false;
 #else
-  static const bool portable = flag("PYRAMOE_PORTABLE");
+  static const bool portable = environment_flag("PYRAMOE_PORTABLE");
   const cudaDeviceProp& device = current_state().properties;
   return !portable && device.major == 9 && device.minor == 0;
 #endif
@@ -300,7 +296,7 @@ void allow_shared_memory(const void* kernel, int bytes) {
 Scratch::Scratch(int64_t bytes) : data_(nullptr), bytes_(bytes) {
   const Device device{DeviceType::cuda, std::max(current, 0)};
   data_ = device_alloc(bytes, device);
-  static const bool poison = flag("PYRAMOE_FILL_NAN");
+  static const bool poison = environment_flag("PYRAMOE_FILL_NAN");
   if (poison) device_set_bytes(data_, 0xff, bytes, device);
 }
 

@@ -9,6 +9,7 @@
 #include "cuda/grouped.h"
 #include "cuda/grouped_finish.cuh"
 #include "cuda/launch.cuh"
+#include "cuda/mma.cuh"
 #include "cuda/vec.cuh"
 
 namespace pyramoe::gpu::grouped {
@@ -163,10 +164,7 @@ __device__ void fetch(Bf16* to, const Bf16* from, int64_t ld, int64_t outer, int
     const Bf16* source = from + line * ld + column;
     if (aligned) {
       const bool in = line < lines_left && column < width_left;
-      const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(at));
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address),
-                   "l"(in ? source : from), "r"(in ? 16 : 0)
-                   : "memory");
+      copy_async(at, in ? source : from, in);
     } else {
       for (int j = 0; j < 8; ++j) {
         const bool in = line < lines_left && column + j < width_left;
@@ -174,31 +172,6 @@ __device__ void fetch(Bf16* to, const Bf16* from, int64_t ld, int64_t outer, int
       }
     }
   }
-}
-
-template <bool Transpose>
-__device__ __forceinline__ void load_matrices(uint32_t (&x)[4], const Bf16* p) {
-  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(p));
-  if constexpr (Transpose) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-                 : "r"(address)
-                 : "memory");
-  } else {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-                 : "r"(address)
-                 : "memory");
-  }
-}
-
-__device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
-                                         uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 // A warp's 64 x 32 part of one stage. ldmatrix: lane l gives the address of row l % 8 of its
@@ -227,7 +200,7 @@ __device__ __forceinline__ void multiply_stage(float (&sum)[4][4][4], const Bf16
     for (int i = 0; i < 4; ++i) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        multiply(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+        mma(sum[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
       }
     }
   }
@@ -250,16 +223,16 @@ __global__ __launch_bounds__(kThreads) void mma_kernel(const Product p, bool ali
                     aligned_a);
     fetch<b_k_fast>(b[stage], t.b + k0 * (b_k_fast ? 1 : t.ldb), t.ldb, t.columns, t.depth - k0,
                     aligned_b);
-    asm volatile("cp.async.commit_group;" ::: "memory");
+    commit_copies();
   };
   if (t.depth > 0) fetch_stage(0, 0);
   int stage = 0;
   for (int64_t k0 = 0; k0 < t.depth; k0 += kDepth, stage ^= 1) {
     if (k0 + kDepth < t.depth) {
       fetch_stage(k0 + kDepth, stage ^ 1);
-      asm volatile("cp.async.wait_group 1;" ::: "memory");
+      wait_copies<1>();
     } else {
-      asm volatile("cp.async.wait_group 0;" ::: "memory");
+      wait_copies<0>();
     }
     __syncthreads();
     multiply_stage<a_k_fast, b_k_fast>(sum, a[stage], b[stage], row0, column0);

@@ -1,9 +1,7 @@
 // Results written ahead, for initcheck (cuda/initcheck.h).
 #include "cuda/initcheck.h"
 
-#include <cstdlib>
-#include <cstring>
-
+#include "core/environment.h"
 #include "cuda/grouped.h"
 #include "cuda/launch.cuh"
 
@@ -22,10 +20,7 @@ __global__ void fill_rows_kernel(uint4* data, int64_t row_words, const int32_t* 
 }  // namespace
 
 bool initcheck_is_blind() {
-  static const bool blind = [] {
-    const char* text = std::getenv("PYRAMOE_INITCHECK");
-    return text != nullptr && std::strcmp(text, "1") == 0;
-  }();
+  static const bool blind = environment_flag("PYRAMOE_INITCHECK");
   return blind;
 }
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "cuda/loss.cuh"
+#include "cuda/mma.cuh"
 
 namespace pyramoe::gpu {
 
@@ -26,18 +27,6 @@ inline int most_row_bytes() {
 inline int64_t blocks_together(int64_t bytes) {
   const int64_t all = shared_bytes(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
   return std::clamp<int64_t>(all / (bytes + kRowReserved), 1, 4);
-}
-
-__device__ __forceinline__ void copy_async(void* shared, const void* global) {
-  const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
-}
-__device__ __forceinline__ void commit_copies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-template <int kPending>
-__device__ __forceinline__ void wait_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
 // f(pack) for this thread's packs of one part of a row.

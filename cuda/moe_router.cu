@@ -4,11 +4,10 @@
 // into bf16 planes, w = w0 + w1 + w2 (8 bits each, 24 in all), and x w = x w0 + x w1 + x w2 with
 // f32 sums. Gradients take two planes (16 bits). f32 models, odd widths, more than 512 experts
 // and cards whose shared memory holds no tile take the plain kernels one after another.
-#include "core/kernels/cast.h"
 #include "core/kernels/matmul.h"
 #include "core/kernels/moe.h"
 #include "core/kernels/softmax.h"
-#include "cuda/moe_router.h"
+#include "cuda/moe_router.cuh"
 #include "cuda/vec.cuh"
 
 namespace pyramoe::kernels::cuda {
@@ -16,17 +15,9 @@ namespace {
 
 using gpu::Bf16;
 using gpu::kTokenLanes;
-using gpu::Scratch;
 
 constexpr int kThreads = 256;
 constexpr int kTokens = kThreads / kTokenLanes;  // tokens of a block
-
-// Scratch memory as a tensor, for kernels that are called with tensors.
-Tensor scratch_tensor(const Scratch& scratch, Shape shape, DType type, Device device) {
-  const int64_t bytes = numel(shape) * size_of(type);
-  auto storage = std::make_shared<Storage>(scratch.data<void>(), bytes, device, [] {});
-  return Tensor(std::move(storage), 0, std::move(shape), type);
-}
 
 // The first `kPlanes` bf16 planes of v: each is what rounding has left over.
 template <int kPlanes>
@@ -193,25 +184,20 @@ void check_router(const Tensor& x, const Tensor& w, const Tensor& p) {
            to_string(p.dtype()));
 }
 
-void cut_weights(const Tensor& w, bool gradient, const Scratch& planes) {
+// The planes of w (E, D), one below the other: (3 E, D).
+Tensor cut_weights(const Tensor& w, bool gradient) {
+  Tensor planes({3 * w.dim(0), w.dim(1)}, DType::bf16, w.device());
   cut_weights_kernel<<<gpu::grid(w.numel(), kThreads), kThreads, 0, gpu::stream()>>>(
-      gpu::data<float>(w), w.numel(), gradient, planes.data<Bf16>());
+      gpu::data<float>(w), w.numel(), gradient, gpu::data<Bf16>(planes));
   PM_LAUNCHED();
+  return planes;
 }
 
 // The plain kernels, one after another.
 void plain_router(const Tensor& x, const Tensor& w, Tensor& p, Tensor& lse, Tensor& expert,
                   Tensor& weight) {
-  const bool narrow = x.dtype() != DType::f32;
-  const Scratch wide_x(narrow ? x.numel() * 4 : 0), sums(p.numel() * 4), one(4);
-  Tensor in = x;
-  if (narrow) {
-    in = scratch_tensor(wide_x, x.shape(), DType::f32, x.device());
-    cast(x, in);
-  }
-  Tensor logits = scratch_tensor(sums, p.shape(), DType::f32, x.device());
-  Tensor unused = scratch_tensor(one, {1}, DType::f32, x.device());
-  linear_forward(in, w, Tensor(), logits);
+  Tensor logits = empty_like(p), unused({1}, DType::f32, x.device());
+  linear_forward(x.to(DType::f32), w, Tensor(), logits);
   softmax_forward(logits, p);
   z_loss_forward(logits, unused, lse);
   top_k(logits, Tensor(), expert);
@@ -238,9 +224,8 @@ void router_forward(const Tensor& x, const Tensor& w, Tensor& p, Tensor& lse, Te
     plain_router(x, w, p, lse, expert, weight);
     return;
   }
-  const Scratch planes(3 * w.numel() * 2);
-  cut_weights(w, false, planes);
-  gpu::router_tiles(gpu::data<Bf16>(x), planes.data<Bf16>(), rows, d, out);
+  const Tensor planes = cut_weights(w, false);
+  gpu::router_tiles(gpu::data<Bf16>(x), gpu::data<Bf16>(planes), rows, d, out);
 }
 
 void router_backward(const Tensor& dweight, const Tensor& dbalance, const Tensor& dz,
@@ -262,35 +247,27 @@ void router_backward(const Tensor& dweight, const Tensor& dbalance, const Tensor
                     expert.dim(1),
                     group_rows};
   const bool planes = x.dtype() == DType::bf16;
-  const Scratch wide(planes ? 0 : p.numel() * 4), dx_planes(planes ? p.numel() * 6 : 0),
-      dw_planes(planes ? p.numel() * 4 : 0);
+  Tensor dlogits, dx_planes, dw_planes;
+  if (!planes) dlogits = empty_like(p);
+  if (planes && dx.defined()) dx_planes = Tensor({rows, 3 * experts}, DType::bf16, device);
+  if (planes && dw.defined()) dw_planes = Tensor({rows, 2 * experts}, DType::bf16, device);
   if (rows > 0) {
     const auto kernel = experts % 2 == 0 ? dlogits_kernel<2> : dlogits_kernel<1>;
     kernel<<<gpu::grid(rows, kTokens), kThreads, 0, gpu::stream()>>>(
-        g, planes ? nullptr : wide.data<float>(),
-        planes && dx.defined() ? dx_planes.data<Bf16>() : nullptr,
-        planes && dw.defined() ? dw_planes.data<Bf16>() : nullptr);
+        g, gpu::data<float>(dlogits), gpu::data<Bf16>(dx_planes), gpu::data<Bf16>(dw_planes));
     PM_LAUNCHED();
   }
   if (!planes) {
-    const Tensor dlogits = scratch_tensor(wide, p.shape(), DType::f32, device);
     if (dx.defined()) matmul(dlogits, false, w, false, add_dx, dx);
     if (dw.defined()) matmul(dlogits, true, x, false, add_dw, dw);
     return;
   }
-  if (dx.defined()) {
-    const Scratch w_planes(3 * w.numel() * 2);
-    cut_weights(w, true, w_planes);
-    matmul(scratch_tensor(dx_planes, {rows, 3 * experts}, DType::bf16, device), false,
-           scratch_tensor(w_planes, {3 * experts, d}, DType::bf16, device), false, add_dx, dx);
-  }
+  if (dx.defined()) matmul(dx_planes, false, cut_weights(w, true), false, add_dx, dx);
   if (!dw.defined()) return;
-  const Scratch sums(2 * w.numel() * 4);
-  Tensor parts = scratch_tensor(sums, {2 * experts, d}, DType::f32, device);
-  matmul(scratch_tensor(dw_planes, {rows, 2 * experts}, DType::bf16, device), true, x, false, false,
-         parts);
+  Tensor parts({2 * experts, d}, DType::f32, device);
+  matmul(dw_planes, true, x, false, false, parts);
   add_planes_kernel<<<gpu::grid(w.numel(), kThreads), kThreads, 0, gpu::stream()>>>(
-      sums.data<float>(), w.numel(), add_dw, gpu::data<float>(dw));
+      gpu::data<float>(parts), w.numel(), add_dw, gpu::data<float>(dw));
   PM_LAUNCHED();
 }
 

@@ -7,7 +7,8 @@
 // The logits of the tile then pass through p (written and read by this block alone, so from the
 // cache), and eight lanes a token make probabilities and choices of them: no launch in between.
 #include "cuda/launch.cuh"
-#include "cuda/moe_router.h"
+#include "cuda/mma.cuh"
+#include "cuda/moe_router.cuh"
 
 namespace pyramoe::gpu {
 namespace {
@@ -25,35 +26,6 @@ constexpr int stages(int width) { return width <= 64 ? 4 : 3; }  // what shared 
 template <int kWidth>
 constexpr int kSharedBytes =
     stages(kWidth) * kStageElements<kWidth>* static_cast<int>(sizeof(Bf16));
-
-// 16 bytes to shared memory; zeros where `real` is not set.
-__device__ __forceinline__ void copy_async(Bf16* to, const Bf16* from, bool real) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(to))),
-               "l"(from), "r"(real ? 16 : 0)
-               : "memory");
-}
-__device__ __forceinline__ void close_stage() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-template <int kOpen>
-__device__ __forceinline__ void wait_stages() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kOpen) : "memory");
-}
-__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], const Bf16* at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(at)))
-               : "memory");
-}
-__device__ __forceinline__ void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
-                                             uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 struct Task {
   const Bf16 *x, *planes;
@@ -110,8 +82,8 @@ __device__ __forceinline__ void add_stage(const Bf16* stage, int tokens, int col
         load_matrices(b, stage + row * kStride + k + m % 2 * 8);
 #pragma unroll
         for (int band = 0; band < 2; ++band) {
-          multiply_add(part[band][n / 8], a[band], b[0], b[1]);
-          multiply_add(part[band][n / 8 + 1], a[band], b[2], b[3]);
+          mma(part[band][n / 8], a[band], b[0], b[1]);
+          mma(part[band][n / 8 + 1], a[band], b[2], b[3]);
         }
       }
     }
@@ -139,14 +111,14 @@ __device__ __forceinline__ void logits_tile(const Task& t, Bf16* shared, int64_t
   Sums<kWidth / 16> sums = {};
   for (int64_t i = 0; i < kStages - 1; ++i) {
     if (i < depths) load_stage<kWidth>(t, stage(i), n0, e0, i * kDepth, out.experts);
-    close_stage();
+    commit_copies();
   }
   for (int64_t i = 0; i < depths; ++i) {
-    wait_stages<kStages - 2>();
+    wait_copies<kStages - 2>();
     __syncthreads();  // stage i is there for all, and nobody reads stage i - 1 any more
     const int64_t next = i + kStages - 1;
     if (next < depths) load_stage<kWidth>(t, stage(next), n0, e0, next * kDepth, out.experts);
-    close_stage();
+    commit_copies();
     add_stage<kWidth>(stage(i), tokens, columns, sums);
   }
   __syncthreads();

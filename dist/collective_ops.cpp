@@ -15,16 +15,66 @@ Tensor summed(const Tensor& x, const ProcessGroup& group) {
   return y;
 }
 
+// Outer, axis and inner sizes of a shape.
+struct Cut {
+  int64_t outer = 1, length, inner = 1;
+  Cut(const Shape& shape, int axis) : length(shape.at(static_cast<size_t>(axis))) {
+    for (int i = 0; i < axis; ++i) outer *= shape[static_cast<size_t>(i)];
+    for (size_t i = static_cast<size_t>(axis) + 1; i < shape.size(); ++i) inner *= shape[i];
+  }
+};
+
+// Elements [begin, begin + count) of an axis.
+Tensor slice_axis(const Tensor& x, int axis, int64_t begin, int64_t count) {
+  if (axis == 0) return x.rows(begin, begin + count).clone();
+  const Tensor host = x.to(kCpu);
+  const Cut cut(x.shape(), axis);
+  PM_CHECK(begin >= 0 && begin + count <= cut.length, "slice_axis: [", begin, ", ", begin + count,
+           ") of axis ", axis, " of ", to_string(x.shape()));
+  Shape shape = x.shape();
+  shape[static_cast<size_t>(axis)] = count;
+  Tensor part(shape, x.dtype(), kCpu);
+  const auto run = static_cast<size_t>(cut.inner * size_of(x.dtype()));
+  auto* to = static_cast<char*>(part.raw());
+  const auto* from = static_cast<const char*>(host.raw());
+  for (int64_t o = 0; o < cut.outer; ++o) {
+    std::memcpy(to + static_cast<size_t>(o * count) * run,
+                from + static_cast<size_t>(o * cut.length + begin) * run,
+                static_cast<size_t>(count) * run);
+  }
+  return part.to(x.device());
+}
+
+// Parts, one behind the other along an axis.
+Tensor join_axis(const Tensors& parts, int axis) {
+  int64_t length = 0;
+  for (const Tensor& part : parts) length += part.dim(axis);
+  Shape shape = parts.at(0).shape();
+  shape[static_cast<size_t>(axis)] = length;
+  const Cut cut(shape, axis);
+  Tensor whole(shape, parts[0].dtype(), kCpu);
+  const auto run = static_cast<size_t>(cut.inner * size_of(whole.dtype()));
+  auto* to = static_cast<char*>(whole.raw());
+  int64_t begin = 0;
+  for (const Tensor& part : parts) {
+    const Tensor host = part.to(kCpu);
+    const auto* from = static_cast<const char*>(host.raw());
+    const int64_t count = part.dim(axis);
+    for (int64_t o = 0; o < cut.outer; ++o) {
+      std::memcpy(to + static_cast<size_t>(o * length + begin) * run,
+                  from + static_cast<size_t>(o * count) * run, static_cast<size_t>(count) * run);
+    }
+    begin += count;
+  }
+  return whole.to(parts[0].device());
+}
+
 Tensor gathered(const Tensor& x, const ProcessGroup& group, int axis) {
-  Shape shape{group.size()};
-  shape.insert(shape.end(), x.shape().begin(), x.shape().end());
+  Shape shape = x.shape();
+  shape.insert(shape.begin(), group.size());
   Tensor all(shape, x.dtype(), x.device());
-  group.all_gather(x.reshape([&] {
-    Shape one{1};
-    one.insert(one.end(), x.shape().begin(), x.shape().end());
-    return one;
-  }()),
-                   all);
+  shape[0] = 1;
+  group.all_gather(x.reshape(shape), all);
   if (axis == 0) {
     Shape whole = x.shape();
     whole[0] *= group.size();
@@ -52,59 +102,7 @@ int64_t total(const Counts& counts) {
   return std::accumulate(counts.begin(), counts.end(), int64_t{0});
 }
 
-// Outer, axis and inner sizes of a shape.
-struct Cut {
-  int64_t outer = 1, length, inner = 1;
-  Cut(const Shape& shape, int axis) : length(shape.at(static_cast<size_t>(axis))) {
-    for (int i = 0; i < axis; ++i) outer *= shape[static_cast<size_t>(i)];
-    for (size_t i = static_cast<size_t>(axis) + 1; i < shape.size(); ++i) inner *= shape[i];
-  }
-};
-
 }  // namespace
-
-Tensor slice_axis(const Tensor& x, int axis, int64_t begin, int64_t count) {
-  if (axis == 0) return x.rows(begin, begin + count).clone();
-  const Tensor host = x.to(kCpu);
-  const Cut cut(x.shape(), axis);
-  PM_CHECK(begin >= 0 && begin + count <= cut.length, "slice_axis: [", begin, ", ", begin + count,
-           ") of axis ", axis, " of ", to_string(x.shape()));
-  Shape shape = x.shape();
-  shape[static_cast<size_t>(axis)] = count;
-  Tensor part(shape, x.dtype(), kCpu);
-  const auto run = static_cast<size_t>(cut.inner * size_of(x.dtype()));
-  auto* to = static_cast<char*>(part.raw());
-  const auto* from = static_cast<const char*>(host.raw());
-  for (int64_t o = 0; o < cut.outer; ++o) {
-    std::memcpy(to + static_cast<size_t>(o * count) * run,
-                from + static_cast<size_t>(o * cut.length + begin) * run,
-                static_cast<size_t>(count) * run);
-  }
-  return part.to(x.device());
-}
-
-Tensor join_axis(const Tensors& parts, int axis) {
-  int64_t length = 0;
-  for (const Tensor& part : parts) length += part.dim(axis);
-  Shape shape = parts.at(0).shape();
-  shape[static_cast<size_t>(axis)] = length;
-  const Cut cut(shape, axis);
-  Tensor whole(shape, parts[0].dtype(), kCpu);
-  const auto run = static_cast<size_t>(cut.inner * size_of(whole.dtype()));
-  auto* to = static_cast<char*>(whole.raw());
-  int64_t begin = 0;
-  for (const Tensor& part : parts) {
-    const Tensor host = part.to(kCpu);
-    const auto* from = static_cast<const char*>(host.raw());
-    const int64_t count = part.dim(axis);
-    for (int64_t o = 0; o < cut.outer; ++o) {
-      std::memcpy(to + static_cast<size_t>(o * length + begin) * run,
-                  from + static_cast<size_t>(o * count) * run, static_cast<size_t>(count) * run);
-    }
-    begin += count;
-  }
-  return whole.to(parts[0].device());
-}
 
 Var copy_to(const Var& x, const ProcessGroup& group) {
   if (group.size() == 1) return x;

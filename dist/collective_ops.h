@@ -50,8 +50,4 @@ Var sum_to_rows(const Var& x, const Counts& counts, const ProcessGroup& group);
 // x + bias on every row.   x (N, D), bias (D)
 Var add_bias(const Var& x, const Var& bias);
 
-// Without gradient: part `r` of `parts` along an axis, and parts put together again.
-Tensor slice_axis(const Tensor& x, int axis, int64_t begin, int64_t count);
-Tensor join_axis(const Tensors& parts, int axis);
-
 }  // namespace pyramoe::dist

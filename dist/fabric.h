@@ -19,7 +19,6 @@ class Fabric {
   explicit Fabric(std::vector<int> node_of_rank, int rank);
 
   int rank() const { return rank_; }
-  int world_size() const { return static_cast<int>(node_.size()); }
   int node(int world_rank) const { return node_.at(static_cast<size_t>(world_rank)); }
   Link link(int a, int b) const { return node(a) == node(b) ? Link::inside : Link::between; }
   // Virtual nodes of `size` consecutive ranks, to try what a cluster would do on one machine.
@@ -38,7 +37,6 @@ class Fabric {
   // One turn of a waiting loop: gives the core away, sooner where ranks outnumber cores.
   void idle(int64_t turn) const;
   void set_crowded(bool crowded) { crowded_ = crowded; }
-  bool crowded() const { return crowded_; }
 
   // Seconds of the clock that all ranks of a machine share.
   static double now();

@@ -26,9 +26,8 @@ GradReducer::GradReducer(std::vector<GradBuffer> buffers, int64_t bucket_bytes)
   }
 }
 
-void GradReducer::start(Bucket& bucket) {
+void GradReducer::start(const Bucket& bucket) {
   GradBuffer& buffer = buffers_[bucket.buffer];
-  bucket.started = true;
   if (!buffer.scatter) {
     Tensor part = buffer.grad.rows(bucket.begin, bucket.end);
     works_.push_back(buffer.sync.start_all_reduce(part));
@@ -44,7 +43,7 @@ void GradReducer::start(Bucket& bucket) {
 void GradReducer::expect(const std::vector<Piece>& pieces) {
   overlapping_ = true;
   next_ = 0;
-  for (Bucket& bucket : buckets_) bucket.missing = 0, bucket.started = false;
+  for (Bucket& bucket : buckets_) bucket.missing = 0;
   piece_buckets_.assign(pieces.size(), {});
   for (size_t i = 0; i < pieces.size(); ++i) {
     for (size_t b = 0; b < buckets_.size(); ++b) {
@@ -68,7 +67,7 @@ void GradReducer::ready(size_t piece) {
 
 void GradReducer::reduce() {
   if (!overlapping_) {
-    for (Bucket& bucket : buckets_) start(bucket);
+    for (const Bucket& bucket : buckets_) start(bucket);
   }
   for (; overlapping_ && next_ < buckets_.size(); ++next_) start(buckets_[next_]);
   for (const Work& work : works_) work.wait();

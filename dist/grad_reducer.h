@@ -13,9 +13,10 @@
 namespace pyramoe::dist {
 
 struct GradBuffer {
-  Tensor grad;  // (n); n is a multiple of the group's size
+  Tensor grad;  // (n)
   ProcessGroup sync;
-  bool scatter = false;  // ZeRO-2: of the sum each rank gets only its own range, even_range()
+  // ZeRO-2: of the sum each rank gets only its own_range(); n is a multiple of the group's size.
+  bool scatter = false;
 };
 
 // Elements [begin, end) that rank `rank` of `ranks` owns of a flat buffer.
@@ -26,11 +27,11 @@ Range own_range(int64_t n, int rank, int ranks);
 
 class GradReducer {
  public:
-  GradReducer(std::vector<GradBuffer> buffers, int64_t bucket_bytes = 4 << 20);
+  explicit GradReducer(std::vector<GradBuffer> buffers, int64_t bucket_bytes = 4 << 20);
   // All of it, after the backward pass. With overlap, what ready() has not started yet.
   void reduce();
 
-  // Overlap: how many pieces of each buffer will be written before it is complete, at [begin, end).
+  // With overlap: elements [begin, end) of a buffer that the backward pass completes at one moment.
   struct Piece {
     size_t buffer;
     int64_t begin, end;
@@ -45,9 +46,8 @@ class GradReducer {
     size_t buffer;
     int64_t begin, end;
     int64_t missing = 0;  // pieces not yet final
-    bool started = false;
   };
-  void start(Bucket& bucket);
+  void start(const Bucket& bucket);
 
   std::vector<GradBuffer> buffers_;
   std::vector<Bucket> buckets_;

@@ -13,9 +13,9 @@ struct Links {
 };
 
 // A message and the moment of its delivery, which travels ahead of it.
-class DelayedSend : public Request {
+class Delayed : public Request {
  public:
-  DelayedSend(std::unique_ptr<double> time, RequestPtr head, RequestPtr body)
+  Delayed(std::unique_ptr<double> time, RequestPtr head, RequestPtr body)
       : time_(std::move(time)), head_(std::move(head)), body_(std::move(body)) {}
   bool done() override {
     head_done_ = head_done_ || head_->done();
@@ -23,27 +23,18 @@ class DelayedSend : public Request {
     return head_done_ && body_done_;
   }
 
- private:
+ protected:
   std::unique_ptr<double> time_;
+
+ private:
   RequestPtr head_, body_;
   bool head_done_ = false, body_done_ = false;
 };
 
-class DelayedReceive : public Request {
+class DelayedReceive : public Delayed {
  public:
-  DelayedReceive(std::unique_ptr<double> time, RequestPtr head, RequestPtr body)
-      : time_(std::move(time)), head_(std::move(head)), body_(std::move(body)) {}
-  bool done() override {
-    head_done_ = head_done_ || head_->done();
-    body_done_ = body_done_ || body_->done();
-    if (!head_done_ || !body_done_) return false;
-    return Fabric::now() >= *time_;
-  }
-
- private:
-  std::unique_ptr<double> time_;
-  RequestPtr head_, body_;
-  bool head_done_ = false, body_done_ = false;
+  using Delayed::Delayed;
+  bool done() override { return Delayed::done() && Fabric::now() >= *time_; }
 };
 
 class ModelledChannel : public Channel {
@@ -65,8 +56,8 @@ class ModelledChannel : public Channel {
               (speed.beta > 0 ? static_cast<double>(bytes) / speed.beta : 0);
     auto time = std::make_unique<double>(free_at);
     RequestPtr head = inner_->send(time.get(), sizeof(double), to, tag);
-    return std::make_unique<DelayedSend>(std::move(time), std::move(head),
-                                         inner_->send(data, bytes, to, tag));
+    return std::make_unique<Delayed>(std::move(time), std::move(head),
+                                     inner_->send(data, bytes, to, tag));
   }
   RequestPtr receive(void* data, int64_t bytes, int from, int tag) const override {
     auto time = std::make_unique<double>(0);

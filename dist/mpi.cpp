@@ -100,8 +100,6 @@ class MpiChannel : public Channel {
 
 }  // namespace
 
-bool mpi_in_this_build() { return true; }
-
 std::unique_ptr<Channel> mpi_start() {
   int given = 0;
   PM_MPI(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &given));

@@ -8,7 +8,6 @@
 
 namespace pyramoe::dist {
 
-bool mpi_in_this_build();
 // MPI_Init; the channel spans all ranks. Throws Error(config) in a build without MPI.
 std::unique_ptr<Channel> mpi_start();
 // MPI_Finalize, after all channels are gone.

@@ -6,12 +6,12 @@
 
 namespace pyramoe::dist {
 
-bool mpi_in_this_build() { return false; }
-
 std::unique_ptr<Channel> mpi_start() {
-  fail(Exit::config,
-       "this build of pyramoe has no MPI, but it was started as one of several ranks; install "
-       "OpenMPI (libopenmpi-dev) and build again, or start it without mpirun or srun");
+  fail(
+      Exit::config,
+      "this build of pyramoe has no MPI, but it was started as one of several ranks; build it with "
+      "OpenMPI (libopenmpi-dev) and without CUDA, as ranks compute on CPUs, or start it without "
+      "mpirun or srun");
 }
 
 void mpi_finish() {}

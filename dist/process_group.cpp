@@ -3,7 +3,6 @@
 #include <cstring>
 #include <numeric>
 
-#include "dist/nccl.h"
 #include "dist/reduce_tree.h"
 
 namespace pyramoe::dist {
@@ -24,17 +23,19 @@ int64_t row_bytes(const Tensor& x) {
   return elements * size_of(x.dtype());
 }
 
-void check_cpu(const char* op, const Tensor& x) {
-  PM_CHECK(x.defined(), op, ": an undefined tensor");
-  if (x.device().type != DeviceType::cpu) refuse_cuda(op, x.device());
-}
-
 void copy_bytes(void* to, const void* from, int64_t bytes) {
   if (bytes > 0 && to != from) std::memcpy(to, from, static_cast<size_t>(bytes));
 }
 
 void reduce_parts(Reduce how, const Tensors& parts, const Tensor& out) {
   how == Reduce::sum ? sum_tree(parts, out) : max_of_parts(parts, out);
+}
+
+// How `rows` are cut over `parts` ranks: as even as can be, the first ones longer.
+Counts even_counts(int64_t rows, int parts) {
+  Counts counts(static_cast<size_t>(parts), rows / parts);
+  for (int64_t r = 0; r < rows % parts; ++r) ++counts[static_cast<size_t>(r)];
+  return counts;
 }
 
 // The parts of a receive buffer, one a rank.
@@ -47,10 +48,12 @@ Tensors split_rows(const Tensor& buffer, int parts) {
 
 }  // namespace
 
-Counts even_counts(int64_t rows, int parts) {
-  Counts counts(static_cast<size_t>(parts), rows / parts);
-  for (int64_t r = 0; r < rows % parts; ++r) ++counts[static_cast<size_t>(r)];
-  return counts;
+void check_travels(const char* op, const Tensor& x) {
+  PM_CHECK(x.defined(), op, ": an undefined tensor");
+  if (x.device().type == DeviceType::cpu) return;
+  fail(Exit::config, op, ": the tensor is on ", to_string(x.device()),
+       ", and tensors travel between ranks on the CPU only; train with --device cpu, or on one "
+       "rank");
 }
 
 ProcessGroup::ProcessGroup(std::shared_ptr<Channel> channel, std::shared_ptr<Fabric> fabric,
@@ -159,7 +162,7 @@ void ProcessGroup::barrier() const {
 }
 
 Work ProcessGroup::start_all_reduce(Tensor& x, Reduce how) const {
-  check_cpu("all_reduce", x);
+  check_travels("all_reduce", x);
   if (size() == 1 || x.numel() == 0) return {};
   const int p = size(), me = rank();
   const Tensor flat = x.reshape({x.numel()});
@@ -195,8 +198,8 @@ Work ProcessGroup::start_all_gather(const Tensor& x, Tensor& y) const {
 }
 
 Work ProcessGroup::start_all_gather(const Tensor& x, Tensor& y, const Counts& counts) const {
-  check_cpu("all_gather", x);
-  check_cpu("all_gather", y);
+  check_travels("all_gather", x);
+  check_travels("all_gather", y);
   const auto me = static_cast<size_t>(rank());
   PM_CHECK(static_cast<int>(counts.size()) == size() && x.dtype() == y.dtype() &&
                x.bytes() == counts[me] * row_bytes(y) && y.bytes() == sum_of(counts) * row_bytes(y),
@@ -220,8 +223,8 @@ Work ProcessGroup::start_reduce_scatter(const Tensor& x, Tensor& y) const {
 }
 
 Work ProcessGroup::start_reduce_scatter(const Tensor& x, Tensor& y, const Counts& counts) const {
-  check_cpu("reduce_scatter", x);
-  check_cpu("reduce_scatter", y);
+  check_travels("reduce_scatter", x);
+  check_travels("reduce_scatter", y);
   const int p = size();
   const int64_t mine = counts.at(static_cast<size_t>(rank()));
   PM_CHECK(static_cast<int>(counts.size()) == p && x.dtype() == y.dtype() &&
@@ -249,7 +252,7 @@ Work ProcessGroup::start_reduce_scatter(const Tensor& x, Tensor& y, const Counts
 }
 
 Work ProcessGroup::start_broadcast(Tensor& x, int root) const {
-  check_cpu("broadcast", x);
+  check_travels("broadcast", x);
   PM_CHECK(root >= 0 && root < size(), "broadcast: root ", root, " of ", size(), " ranks");
   if (size() == 1 || x.bytes() == 0) return {};
   const int p = size(), me = rank();
@@ -265,8 +268,8 @@ Work ProcessGroup::start_broadcast(Tensor& x, int root) const {
 
 Work ProcessGroup::exchange(const char* op, const Tensor& x, const Counts& send, Tensor& y,
                             const Counts& recv) const {
-  check_cpu(op, x);
-  check_cpu(op, y);
+  check_travels(op, x);
+  check_travels(op, y);
   const auto p = static_cast<size_t>(size()), me = static_cast<size_t>(rank());
   PM_CHECK(send.size() == p && recv.size() == p && send[me] == recv[me] && x.dtype() == y.dtype() &&
                row_bytes(x) == row_bytes(y) && x.bytes() == sum_of(send) * row_bytes(x) &&

@@ -86,7 +86,7 @@ class ProcessGroup {
   std::shared_ptr<State> state_;
 };
 
-// How `rows` are cut over `parts` ranks: as even as can be, the first ones longer.
-Counts even_counts(int64_t rows, int parts);
+// Throws Error(config) where x is not on the CPU: no transport carries it. `op` is who asks.
+void check_travels(const char* op, const Tensor& x);
 
 }  // namespace pyramoe::dist

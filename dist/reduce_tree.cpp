@@ -16,23 +16,13 @@ void visit_numbers(DType type, F&& f) {
   visit_floating(type, [&]<class T>() { f.template operator()<T, Acc<T>>(); });
 }
 
-template <class T, class A>
-A widen(T x) {
-  return static_cast<A>(x);
-}
-
-template <class A, class T>
-T narrow(A x) {
-  return static_cast<T>(x);
-}
-
 // sum[0, n) = the tree over parts [first, last) of elements [at, at + n).
 template <class T, class A>
 void add_parts(const std::vector<const T*>& parts, size_t first, size_t last, int64_t at, int64_t n,
                A* sum) {
   if (last - first == 1) {
     const T* x = parts[first] + at;
-    for (int64_t i = 0; i < n; ++i) sum[i] = widen<T, A>(x[i]);
+    for (int64_t i = 0; i < n; ++i) sum[i] = static_cast<A>(x[i]);
     return;
   }
   size_t half = 1;
@@ -65,7 +55,7 @@ void sum_tree(const Tensors& parts, const Tensor& out) {
       for (int64_t at = begin; at < end; at += kBlock) {
         const int64_t n = std::min(kBlock, end - at);
         add_parts<T, A>(from, 0, from.size(), at, n, sum);
-        for (int64_t i = 0; i < n; ++i) to[at + i] = narrow<A, T>(sum[i]);
+        for (int64_t i = 0; i < n; ++i) to[at + i] = static_cast<T>(sum[i]);
       }
     });
   });
@@ -76,9 +66,9 @@ void max_of_parts(const Tensors& parts, const Tensor& out) {
     const std::vector<const T*> from = pointers<T>(parts, out);
     T* to = out.data<T>();
     for (int64_t i = 0; i < out.numel(); ++i) {
-      A most = widen<T, A>(from[0][i]);
-      for (const T* part : from) most = std::max(most, widen<T, A>(part[i]));
-      to[i] = narrow<A, T>(most);
+      A most = static_cast<A>(from[0][i]);
+      for (const T* part : from) most = std::max(most, static_cast<A>(part[i]));
+      to[i] = static_cast<T>(most);
     }
   });
 }

@@ -39,19 +39,13 @@ std::vector<int> find_nodes(const std::shared_ptr<Channel>& channel) {
 
 }  // namespace
 
-Launch Launch::from_environment() {
-  Launch launch;
-  launch.launched = std::getenv("OMPI_COMM_WORLD_SIZE") || std::getenv("PMIX_RANK");
-  launch.rank = number("OMPI_COMM_WORLD_RANK", number("PMIX_RANK", 0));
-  launch.size = number("OMPI_COMM_WORLD_SIZE", number("SLURM_NTASKS", launch.launched ? 0 : 1));
-  return launch;
-}
-
 Runtime::Runtime() {
-  const Launch launch = Launch::from_environment();
+  // By mpirun, or by srun --mpi=pmix; a size of 0: the environment does not say.
+  const bool launched = std::getenv("OMPI_COMM_WORLD_SIZE") || std::getenv("PMIX_RANK");
+  const int size = number("OMPI_COMM_WORLD_SIZE", number("SLURM_NTASKS", 0));
   const int tasks = number("SLURM_NTASKS", 1);
   const char* step = std::getenv("SLURM_STEP_ID");
-  if (launch.launched && launch.size != 1) {
+  if (launched && size != 1) {
     std::shared_ptr<Channel> channel = mpi_start();
     mpi_ = true;
     if (channel->size() > 1) {
@@ -65,7 +59,7 @@ Runtime::Runtime() {
       world_ = ProcessGroup(std::move(channel), fabric_, "world");
     }
   }
-  if (tasks > 1 && world_.size() == 1 && (step != nullptr || !launch.launched)) {
+  if (tasks > 1 && world_.size() == 1 && (step != nullptr || !launched)) {
     fail(Exit::config, "SLURM_NTASKS = ", tasks, ", but this process sees a world of one rank: ",
          "every task would train its own model. Start it with srun --mpi=pmix (or mpirun) and a ",
          "build with MPI, or with one task");

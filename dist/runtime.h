@@ -13,13 +13,6 @@
 
 namespace pyramoe::dist {
 
-// What the environment says about the launcher (mpirun, srun --mpi=pmix).
-struct Launch {
-  bool launched = false;
-  int rank = 0, size = 1;  // as far as the environment knows; size 0 = it does not say
-  static Launch from_environment();
-};
-
 struct RuntimeOptions {
   int64_t node_size = 0;        // ranks of a virtual node; 0 = the machines there are
   double deadline = 0;          // seconds a rank may wait for others; 0 = for ever

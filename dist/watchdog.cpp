@@ -1,7 +1,5 @@
 #include "dist/watchdog.h"
 
-#include <sys/time.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdio>

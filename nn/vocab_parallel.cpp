@@ -7,7 +7,6 @@
 #include "core/kernels/embedding.h"
 #include "core/kernels/loss.h"
 #include "core/kernels/moe.h"
-#include "dist/nccl.h"
 
 namespace pyramoe::nn {
 namespace {
@@ -95,7 +94,7 @@ Var vocab_embedding(const Tensor& token, const Var& table, int64_t begin) {
 
 Var vocab_cross_entropy(const Var& logits, const Tensor& target, const dist::ProcessGroup& group) {
   const Tensor x = logits.value();
-  if (x.device().type != DeviceType::cpu) dist::refuse_cuda("vocab_cross_entropy", x.device());
+  dist::check_travels("vocab_cross_entropy", x);
   const int64_t n = x.dim(0), v = x.dim(1);
   const Tensor local = local_ids(target, group.rank() * v, v);
   const DType wide = x.dtype() == DType::f64 ? DType::f64 : DType::f32;

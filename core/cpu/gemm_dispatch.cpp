@@ -57,6 +57,4 @@ bool use_kernels(const char* name) {
   return true;
 }
 
-const char* kernels_name() { return avx512_chosen().load() ? "avx512" : "base"; }
-
 }  // namespace pyramoe::gemm

@@ -55,9 +55,8 @@ struct Kernels {
 template <class T>
 const Kernels<T>& kernels();
 
-// Instruction sets that this build and this machine have, best first: "avx512", "base".
-bool use_kernels(const char* name);  // switches the table of both types; false if not available
-const char* kernels_name();
+// Switches both types to the table called "avx512" or "base"; false where it is not to be had.
+bool use_kernels(const char* name);
 
 namespace detail {
 template <class T>

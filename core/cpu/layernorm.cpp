@@ -1,4 +1,5 @@
-// Layer norm twins: a row at a time, in two passes over a row that stays in cache.
+// Layer norm twins: a row at a time, in two passes over a row that stays in cache. Weights and
+// biases may be kept wider than the activations: they are read in the sums' type.
 #include "core/kernels/layernorm.h"
 
 #include "core/cpu/pack.h"
@@ -7,15 +8,6 @@
 #include "core/parallel.h"
 
 namespace pyramoe::kernels::cpu {
-namespace {
-
-// Weights and biases may be kept wider than the activations: they are read in the sums' type.
-template <class A>
-Tensor widened(const Tensor& x) {
-  return x.to(DTypeOf<A>::value);
-}
-
-}  // namespace
 
 void layernorm_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps,
                        Tensor& y, Tensor& mean, Tensor& rstd) {
@@ -25,7 +17,7 @@ void layernorm_forward(const Tensor& x, const Tensor& weight, const Tensor& bias
            weight.numel(), ", bias ", bias.numel());
   visit_floating(x.dtype(), [&]<class T>() {
     using A = Acc<T>;
-    const Tensor wide_weight = widened<A>(weight), wide_bias = widened<A>(bias);
+    const Tensor wide_weight = weight.to(DTypeOf<A>::value), wide_bias = bias.to(DTypeOf<A>::value);
     const A *w = wide_weight.data<A>(), *b = wide_bias.data<A>();
     const T* px = x.data<T>();
     T* py = y.data<T>();
@@ -58,7 +50,7 @@ void layernorm_backward(const Tensor& dy, const Tensor& x, const Tensor& weight,
   const int64_t rows = d ? x.numel() / d : 0;
   visit_floating(x.dtype(), [&]<class T>() {
     using A = Acc<T>;
-    const Tensor wide_weight = widened<A>(weight);
+    const Tensor wide_weight = weight.to(DTypeOf<A>::value);
     const A *w = wide_weight.data<A>(), *pm = mean.data<A>(), *pr = rstd.data<A>();
     const T *pdy = dy.data<T>(), *px = x.data<T>();
     T* pdx = dx.defined() ? dx.data<T>() : nullptr;

@@ -278,7 +278,7 @@ void grouped_linear_dx_gelu(const Tensor& dy, const Tensor& offsets, const Tenso
     using V = simd::Vec<Acc<T>>;
     const T* x = pre.data<T>() + begin;
     T* to = y.data<T>() + begin;
-    parallel_for(n, 16384, [&](int64_t first, int64_t last) {
+    parallel_for(n, kGrain, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; i += V::lanes) {
         simd::gelu(V::load(x + i, last - i)).store(to + i, last - i);
       }
@@ -327,7 +327,7 @@ void grouped_gelu_backward(const Tensor& dy, const Tensor& pre, const Tensor& of
     using V = simd::Vec<Acc<T>>;
     const T *g = dy.data<T>() + begin, *x = pre.data<T>() + begin;
     T* to = dx.data<T>() + begin;
-    parallel_for(n, 16384, [&](int64_t first, int64_t last) {
+    parallel_for(n, kGrain, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; i += V::lanes) {
         const int64_t left = last - i;
         (V::load(g + i, left) * simd::gelu_slope(V::load(x + i, left))).store(to + i, left);

@@ -11,14 +11,6 @@
 namespace pyramoe::kernels::cpu {
 namespace {
 
-// x in `type`.
-Tensor widened(const Tensor& x, DType type) {
-  if (x.dtype() == type) return x;
-  Tensor y(x.shape(), type);
-  cast(x, y);
-  return y;
-}
-
 void check_router(const Tensor& x, const Tensor& w, const Tensor& p) {
   const DType wide = x.dtype() == DType::bf16 ? DType::f32 : x.dtype();
   PM_CHECK(x.dim(1) == w.dim(1) && p.shape() == (Shape{x.dim(0), w.dim(0)}), "router: x ",
@@ -35,7 +27,7 @@ void router_forward(const Tensor& x, const Tensor& w, Tensor& p, Tensor& lse, Te
   check_router(x, w, p);
   if (x.dim(0) == 0) return;
   Tensor logits = empty_like(p), unused({1}, p.dtype());  // (N, E)
-  linear_forward(widened(x, w.dtype()), w, Tensor(), logits);
+  linear_forward(x.to(w.dtype()), w, Tensor(), logits);
   softmax_forward(logits, p);
   z_loss_forward(logits, unused, lse);
   top_k(logits, Tensor(), expert);
@@ -77,7 +69,7 @@ void router_backward(const Tensor& dweight, const Tensor& dbalance, const Tensor
       }
     });
   }
-  if (dw.defined()) matmul(dlogits, true, widened(x, w.dtype()), false, add_dw, dw);
+  if (dw.defined()) matmul(dlogits, true, x.to(w.dtype()), false, add_dw, dw);
   if (!dx.defined()) return;
   if (dx.dtype() == w.dtype()) {
     matmul(dlogits, false, w, false, add_dx, dx);

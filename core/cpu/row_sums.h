@@ -9,6 +9,7 @@
 
 #include "core/cpu/pack.h"
 #include "core/parallel.h"
+#include "core/tensor.h"
 
 namespace pyramoe::kernels::cpu {
 

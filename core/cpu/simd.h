@@ -2,8 +2,8 @@
 //
 // The width is a promise, not a hint: sums over lanes use one fixed tree of 64-byte vectors on
 // every instruction set, so a kernel written with Vec gives the same bits everywhere. bf16 is
-// loaded into and stored from float vectors. exp and tanh are good to 2 ulp; gelu and its slope to
-// a few (16 in gelu's small tail, where the tanh form has no digits left).
+// loaded into and stored from float vectors. exp is good to 2 ulp; gelu and its slope to a few (16
+// in gelu's small tail, where the tanh form has no digits left).
 #pragma once
 
 #include "core/cpu/simd_register.h"
@@ -93,10 +93,6 @@ PM_INLINE Vec<T> min(Vec<T> a, Vec<T> b) {
   return map<T>([&](int i) { return Reg<T>::min(a.part[i], b.part[i]); });
 }
 template <class T>
-PM_INLINE Vec<T> sqrt(Vec<T> a) {
-  return map<T>([&](int i) { return Reg<T>::sqrt(a.part[i]); });
-}
-template <class T>
 PM_INLINE Vec<T> round(Vec<T> a) {
   return map<T>([&](int i) { return Reg<T>::round(a.part[i]); });
 }
@@ -104,28 +100,16 @@ template <class T>  // a < b ? yes : no, lane by lane
 PM_INLINE Vec<T> less(Vec<T> a, Vec<T> b, Vec<T> yes, Vec<T> no) {
   return map<T>([&](int i) { return Reg<T>::less(a.part[i], b.part[i], yes.part[i], no.part[i]); });
 }
-template <class T>
-PM_INLINE Vec<T> abs(Vec<T> a) {
-  return max(a, Vec<T>(T(0)) - a);
-}
 
-// Folds lanes (i, i + 8), then 4, 2, 1 apart: one order on every machine.
-template <class T, class F>
-PM_INLINE T fold(Vec<T> a, F f) {
+// Adds lanes (i, i + 8), then 4, 2, 1 apart: one order on every machine.
+template <class T>
+PM_INLINE T sum(Vec<T> a) {
   T lane[Vec<T>::lanes];
   a.store(lane);
   for (int half = Vec<T>::lanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lane[i] = f(lane[i], lane[i + half]);
+    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
   }
   return lane[0];
-}
-template <class T>
-PM_INLINE T sum(Vec<T> a) {
-  return fold(a, [](T x, T y) { return x + y; });
-}
-template <class T>
-PM_INLINE T max_lane(Vec<T> a) {
-  return fold(a, [](T x, T y) { return x > y ? x : y; });
 }
 
 // c[0] + c[1] x + c[2] x² + …
@@ -136,61 +120,44 @@ PM_INLINE Vec<T> polynomial(Vec<T> x, const T (&c)[N]) {
   return y;
 }
 
-// Constants of exp and tanh: polynomials through Chebyshev nodes of the reduced range.
+// Constants of exp: a polynomial through Chebyshev nodes of the reduced range.
 template <class T>
-struct MathTable;
+struct ExpTable;
 
 template <>
-struct MathTable<float> {
-  static constexpr float exp_low = -104.0f, exp_high = 89.0f;
+struct ExpTable<float> {
+  static constexpr float low = -104.0f, high = 89.0f;
   static constexpr float log2_e = 1.44269502e+00f;
   static constexpr float ln2_high = 0.693115234375f, ln2_low = 3.194618495e-05f;
-  static constexpr float exp[] = {5.000000000e-01f, 1.666657606e-01f, 4.166655346e-02f,
-                                  8.363333082e-03f, 1.392637600e-03f};
-  static constexpr float tanh[] = {-3.333333321e-01f, 1.333331012e-01f,  -5.396085443e-02f,
-                                   2.178224669e-02f,  -8.388773672e-03f, 2.344931221e-03f};
+  static constexpr float terms[] = {5.000000000e-01f, 1.666657606e-01f, 4.166655346e-02f,
+                                    8.363333082e-03f, 1.392637600e-03f};
 };
 
 template <>
-struct MathTable<double> {
-  static constexpr double exp_low = -746.0, exp_high = 710.0;
+struct ExpTable<double> {
+  static constexpr double low = -746.0, high = 710.0;
   static constexpr double log2_e = 1.44269504088896339e+00;
   static constexpr double ln2_high = 6.93147180485539138e-01, ln2_low = 7.44061711001239685e-11;
-  static constexpr double exp[] = {
+  static constexpr double terms[] = {
       5.00000000000000000e-01, 1.66666666666666713e-01, 4.16666666666666713e-02,
       8.33333333332598493e-03, 1.38888888888836419e-03, 1.98412698753421414e-04,
       2.48015873259201627e-05, 2.75572547404054155e-06, 2.75572731719410790e-07,
       2.51054909069866965e-08, 2.09148825634692007e-09};
-  static constexpr double tanh[] = {
-      -3.33333333333333315e-01, 1.33333333333331666e-01,  -5.39682539680369361e-02,
-      2.18694885251520948e-02,  -8.86323524097466786e-03, 3.59212354567019221e-03,
-      -1.45578993937980168e-03, 5.89735962275213807e-04,  -2.37840750531781512e-04,
-      9.30857338697643494e-05,  -3.17981481983303465e-05, 6.78374807573021351e-06};
 };
 
 template <class T>
 PM_INLINE Vec<T> exp(Vec<T> x) {
-  using M = MathTable<T>;
-  x = min(Vec<T>(M::exp_high), max(Vec<T>(M::exp_low), x));
-  const Vec<T> n = round(x * Vec<T>(M::log2_e));
+  using E = ExpTable<T>;
+  x = min(Vec<T>(E::high), max(Vec<T>(E::low), x));
+  const Vec<T> n = round(x * Vec<T>(E::log2_e));
   const Vec<T> zero(T(0));
-  Vec<T> r = fma(zero - n, Vec<T>(M::ln2_high), x);
-  r = fma(zero - n, Vec<T>(M::ln2_low), r);
-  const Vec<T> y = fma(r * r, polynomial(r, M::exp), r) + Vec<T>(T(1));
+  Vec<T> r = fma(zero - n, Vec<T>(E::ln2_high), x);
+  r = fma(zero - n, Vec<T>(E::ln2_low), r);
+  const Vec<T> y = fma(r * r, polynomial(r, E::terms), r) + Vec<T>(T(1));
   // 2^n in two steps, so that results near both ends of the range stay exact.
   const Vec<T> half = round(n * Vec<T>(T(0.5)));
   const auto pow2 = [](Vec<T> e) { return map<T>([&](int i) { return Reg<T>::pow2(e.part[i]); }); };
   return y * pow2(half) * pow2(n - half);
-}
-
-template <class T>
-PM_INLINE Vec<T> tanh(Vec<T> x) {
-  const Vec<T> one(T(1)), size = abs(x), square = x * x;
-  const Vec<T> small = fma(x * square, polynomial(square, MathTable<T>::tanh), x);
-  const Vec<T> e = exp(Vec<T>(T(-2)) * size);
-  const Vec<T> large = (one - e) / (one + e);
-  const Vec<T> zero(T(0));
-  return less(size, Vec<T>(T(0.6)), small, less(x, zero, zero - large, large));
 }
 
 // gelu(x) = x/2 (1 + tanh(u)) = x / (1 + exp(-2u)), u = sqrt(2/pi) (x + 0.044715 x³).

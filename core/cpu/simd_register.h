@@ -72,7 +72,6 @@ struct Reg<float> {
   static V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
   static V max(V a, V b) { return _mm512_max_ps(a, b); }
   static V min(V a, V b) { return _mm512_min_ps(a, b); }
-  static V sqrt(V a) { return _mm512_sqrt_ps(a); }
   static V round(V a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT); }
   static V pow2(V n) {
     return _mm512_castsi512_ps(
@@ -100,7 +99,6 @@ struct Reg<double> {
   static V fma(V a, V b, V c) { return _mm512_fmadd_pd(a, b, c); }
   static V max(V a, V b) { return _mm512_max_pd(a, b); }
   static V min(V a, V b) { return _mm512_min_pd(a, b); }
-  static V sqrt(V a) { return _mm512_sqrt_pd(a); }
   static V round(V a) { return _mm512_roundscale_pd(a, _MM_FROUND_TO_NEAREST_INT); }
   static V pow2(V n) {
     const __m512i i = _mm512_cvtepi32_epi64(_mm512_cvtpd_epi32(n));
@@ -157,7 +155,6 @@ struct Reg<float> {
   static V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
   static V max(V a, V b) { return _mm256_max_ps(a, b); }
   static V min(V a, V b) { return _mm256_min_ps(a, b); }
-  static V sqrt(V a) { return _mm256_sqrt_ps(a); }
   static V round(V a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT); }
   static V pow2(V n) {
     return _mm256_castsi256_ps(
@@ -187,7 +184,6 @@ struct Reg<double> {
   static V fma(V a, V b, V c) { return _mm256_fmadd_pd(a, b, c); }
   static V max(V a, V b) { return _mm256_max_pd(a, b); }
   static V min(V a, V b) { return _mm256_min_pd(a, b); }
-  static V sqrt(V a) { return _mm256_sqrt_pd(a); }
   static V round(V a) { return _mm256_round_pd(a, _MM_FROUND_TO_NEAREST_INT); }
   static V pow2(V n) {
     const __m256i i = _mm256_cvtepi32_epi64(_mm256_cvtpd_epi32(n));
@@ -253,9 +249,6 @@ struct Reg {
   }
   static V min(V a, V b) {
     return map([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
-  }
-  static V sqrt(V a) {
-    return map([&](int i) { return std::sqrt(a.lane[i]); });
   }
   static V round(V a) {
     return map([&](int i) { return std::nearbyint(a.lane[i]); });

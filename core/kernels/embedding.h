@@ -5,7 +5,7 @@
 
 namespace pyramoe::kernels {
 
-// y[n, :] = tokens_table[token[n], :] + positions_table[position[n], :].
+// y[n, :] = token_table[token[n], :] + position_table[position[n], :].
 //   token, position (N) i32; tables (V, D), (T, D); y (N, D)
 // Throws Error(data) naming the place of a token outside [0, V) or a position outside [0, T).
 PM_KERNEL(embedding_forward, (const Tensor& token, const Tensor& position,

@@ -40,7 +40,7 @@ double worst_ulp(T low, T high, F f, G truth) {
 }
 
 template <class T>
-void check_functions(T exp_limit, double exp_ulp, double tanh_ulp, double gelu_ulp) {
+void check_functions(T exp_limit, double exp_ulp, double gelu_ulp) {
   const auto gelu_truth = [](long double x) {
     const long double u = std::sqrt(2 / std::acos(-1.0L)) * (x + 0.044715L * x * x * x);
     return x / (1 + std::exp(-2 * u));
@@ -49,10 +49,6 @@ void check_functions(T exp_limit, double exp_ulp, double tanh_ulp, double gelu_u
                 T(1e-8), exp_limit, [](Vec<T> x) { return exp(x); },
                 [](long double x) { return std::exp(x); }),
             exp_ulp);
-  EXPECT_LE(worst_ulp<T>(
-                T(1e-8), T(30), [](Vec<T> x) { return tanh(x); },
-                [](long double x) { return std::tanh(x); }),
-            tanh_ulp);
   EXPECT_LE(worst_ulp<T>(
                 T(1e-8), T(3), [](Vec<T> x) { return gelu(x); }, gelu_truth),
             gelu_ulp);
@@ -65,8 +61,8 @@ void check_functions(T exp_limit, double exp_ulp, double tanh_ulp, double gelu_u
 }
 
 TEST(Simd, FunctionsAreGoodToTheLastPlaces) {
-  check_functions<float>(87.0f, 1.5, 2.0, 16.0);  // gelu: exp(-8) of a rounded 8
-  check_functions<double>(700.0, 2.0, 3.0, 16.0);
+  check_functions<float>(87.0f, 1.5, 16.0);  // gelu: exp(-8) of a rounded 8
+  check_functions<double>(700.0, 2.0, 16.0);
 }
 
 template <class T>
@@ -76,8 +72,6 @@ void check_ends() {
   EXPECT_EQ(first(exp(Vec<T>(-infinity))), T(0));
   EXPECT_EQ(first(exp(Vec<T>(infinity))), infinity);
   EXPECT_TRUE(std::isnan(first(exp(Vec<T>(std::numeric_limits<T>::quiet_NaN())))));
-  EXPECT_EQ(first(tanh(Vec<T>(infinity))), T(1));
-  EXPECT_EQ(first(tanh(Vec<T>(-infinity))), T(-1));
   EXPECT_EQ(first(gelu(Vec<T>(T(1e5)))), T(1e5));
   EXPECT_EQ(first(gelu(Vec<T>(T(-1e5)))), T(0));
 }
@@ -96,7 +90,6 @@ TEST(Simd, SumsFoldHalvesOntoHalves) {
     for (int i = 0; i < half; ++i) expect[i] += expect[i + half];
   }
   EXPECT_EQ(sum(Vec<float>::load(x)), expect[0]);
-  EXPECT_EQ(max_lane(Vec<float>::load(x)), 1.0f);
 }
 
 TEST(Simd, PartialLoadsAndStoresTouchNothingElse) {

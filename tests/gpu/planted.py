@@ -47,6 +47,9 @@ class Build:
 
     def __init__(self, folder):
         self.folder = folder
+        if not os.path.exists(os.path.join(folder, "build.ninja")):
+            sys.exit(f"{folder}: ninja did not build it; delete it, then "
+                     "make test-gpu CMAKE_FLAGS='-G Ninja'")
         lines = self.ninja("commands", "gpu_test").splitlines()
         self.link = next(l for l in reversed(lines) if " -o gpu_test " in l)
         self.compile = {}

@@ -255,6 +255,23 @@ TEST(MoeLayer, ReportsWhatItDid) {
   EXPECT_EQ(stat.expert.shape(), (Shape{kTokens, 2}));
 }
 
+// The z-loss is of the logits: by plain loops, the mean of squared log-sum-exps.
+TEST(MoeLayer, TheZLossIsOfTheLogits) {
+  ModelConfig config = small_config();
+  config.z_coef = 1;
+  const auto layer = make_layer(config, kExperts);
+  const Pass got = run(*layer, tokens(), context_of(kBatch, kLength, true), gradient());
+  const Tensor logits =
+      ops::linear(Var(tokens()), Var(value(*layer, "router.weight")), Var()).value();
+  double sum = 0;
+  for (int64_t n = 0; n < kTokens; ++n) {
+    double of_row = 0;
+    for (const double v : logits.rows(n, n + 1).to_vector()) of_row += std::exp(v);
+    sum += std::log(of_row) * std::log(of_row);
+  }
+  EXPECT_NEAR(got.z_loss.item(), sum / kTokens, 1e-13);
+}
+
 // R8, and S6: an expert that nobody chose gets a gradient of exactly zero.
 TEST(MoeLayer, ExpertsWithoutTokensGetNoGradient) {
   ModelConfig config = small_config();
@@ -327,6 +344,9 @@ TEST(ResidualMoe, TheLearnedMixIsASoftmaxOfTwoPerToken) {
   const Tensor moe = alone(500), mlp = alone(-500);
   const Tensor both = run(*sum, tokens(), context, gradient()).y;
   EXPECT_TRUE(near(alone(0), ops::scale(Var(both), 0.5).value(), 1e-14));
+  const double share = 1 / (1 + std::exp(-1.0));  // of logits 0.5 and -0.5
+  const Var mixed = ops::add(ops::scale(Var(moe), share), ops::scale(Var(mlp), 1 - share));
+  EXPECT_TRUE(near(alone(0.5), mixed.value(), 1e-14));
   value(*sum, "mlp.down.weight").zero();
   value(*sum, "mlp.down.bias").zero();
   EXPECT_TRUE(near(moe, run(*sum, tokens(), context, gradient()).y, 1e-14));

@@ -1,5 +1,6 @@
 // The plan of the house as a test: a folder includes only folders below it, no file is longer than
-// 500 lines, and every file says at its top what it is.
+// 500 lines, every header says at its top what it is, and the bugs that are planted into the CUDA
+// sources still find their place there.
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -7,6 +8,7 @@
 #include <map>
 #include <regex>
 #include <set>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -84,6 +86,39 @@ TEST(House, HeadersSayWhatTheyAre) {
       EXPECT_EQ(first.rfind("// ", 0), 0u) << path.string() << " opens without a comment";
     }
   }
+}
+
+std::string text_of(const fs::path& path) {
+  std::ostringstream text;
+  text << std::ifstream(path).rdbuf();
+  return text.str();
+}
+
+// Blocks of "== name", "file F" and lines "- " as they stand (tests/gpu/planted.py plants them).
+TEST(House, PlantedBugsStandOnceInTheirSources) {
+  std::istringstream list(text_of(kSource / "tests/gpu/planted_bugs.txt") + "== end\n");
+  std::string line, name, file, lines;
+  int bugs = 0;
+  while (std::getline(list, line)) {
+    if (line.rfind("== ", 0) == 0) {
+      if (!lines.empty()) {
+        const std::string source = text_of(kSource / file);
+        const size_t place = source.find(lines);
+        EXPECT_TRUE(place != std::string::npos &&
+                    source.find(lines, place + 1) == std::string::npos)
+            << name << ": not once in " << file << ":\n"
+            << lines;
+        ++bugs;
+      }
+      name = line.substr(3);
+      lines.clear();
+    } else if (line.rfind("file ", 0) == 0) {
+      file = line.substr(5);
+    } else if (line.rfind("-", 0) == 0) {
+      lines += (lines.empty() ? "" : "\n") + (line.size() > 2 ? line.substr(2) : "");
+    }
+  }
+  EXPECT_GE(bugs, 50);
 }
 
 }  // namespace
