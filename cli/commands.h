@@ -5,6 +5,15 @@
 
 namespace pyramoe {
 
+// For files and folders: an empty name is what an unset variable of the shell leaves. Output would
+// go to the root folder.
+inline CLI::Validator named() {
+  return {[](std::string& text) {
+            return std::string(text.empty() ? "expected a file or folder, got an empty name" : "");
+          },
+          ""};
+}
+
 void add_train(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_generate(CLI::App& app);

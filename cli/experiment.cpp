@@ -226,7 +226,9 @@ void add_plan_options(CLI::App* command, Options& o) {
   command->add_option("--arms", o.plan.arms, "only these arms, and what they need")
       ->delimiter(',')
       ->allow_extra_args(false);
-  command->add_option("--runs", o.plan.runs, "where run folders lie")->capture_default_str();
+  command->add_option("--runs", o.plan.runs, "where run folders lie")
+      ->check(named())
+      ->capture_default_str();
   command
       ->add_option("--long", o.plan.length,
                    "factor on steps, warm-up and time between "

@@ -38,7 +38,8 @@ void add_export(CLI::App& app) {
       app.add_subcommand("export", "Write a model as a Hugging Face folder (GPT-2 layout)");
   command->add_option("run", options->run, "run folder, or one of its checkpoints")->required();
   command->add_option("--hf", options->hf, "folder to write: config.json, model.safetensors, …")
-      ->required();
+      ->required()
+      ->check(named());
   command->footer(
       "A dense model loads with transformers' GPT2LMHeadModel.from_pretrained(DIR). One with\n"
       "experts is written with model_type \"pyramoe\" and our tensor names "

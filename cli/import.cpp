@@ -31,7 +31,7 @@ void add_import(CLI::App& app) {
   CLI::App* command = app.add_subcommand("import", "Make a run of a Hugging Face GPT-2 folder");
   command->add_option("--hf", options->hf, "folder with config.json and model.safetensors")
       ->required();
-  command->add_option("run", options->run, "run folder to make")->required();
+  command->add_option("run", options->run, "run folder to make")->required()->check(named());
   command
       ->add_option("--pad-vocab", options->pad_vocab,
                    "pad the token table with zero rows to a multiple of this; 0 = no padding")

@@ -136,7 +136,8 @@ void add_inspect(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "inspect", "Layer plan, parameters, FLOPs and bytes of a config or a run; starts nothing");
   command->add_option("config_or_run", options->path, "TOML config, run folder or checkpoint")
-      ->required();
+      ->required()
+      ->check(named());
   command->add_option("overrides", options->overrides, "settings as key=value");
   CLI::Option* json = command->add_flag("--json", options->json, "one JSON object");
   command->add_flag("--tensors", options->tensors, "list the tensors of a run's checkpoint")

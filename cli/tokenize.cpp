@@ -182,7 +182,10 @@ CLI::Option* add_inputs(CLI::App& command, Options& o, const char* what) {
 void add_prepare(CLI::App& parent, const std::shared_ptr<Options>& o) {
   CLI::App* command = parent.add_subcommand("prepare", "Write texts to a token file for training");
   add_inputs(*command, *o, "texts: .txt, .jsonl, .gz of both; documents parted by <|endoftext|>");
-  command->add_option("--out", o->out, "the token file")->required()->type_name("FILE");
+  command->add_option("--out", o->out, "the token file")
+      ->required()
+      ->check(named())
+      ->type_name("FILE");
   add_tokenizer_options(*command, *o);
   add_field_option(*command, *o);
   command->callback([o] { prepare_command(*o); });
@@ -191,7 +194,10 @@ void add_prepare(CLI::App& parent, const std::shared_ptr<Options>& o) {
 void add_train_tokenizer(CLI::App& parent, const std::shared_ptr<Options>& o) {
   CLI::App* command = parent.add_subcommand("train", "Learn a vocabulary from texts");
   add_inputs(*command, *o, "texts: .txt, .jsonl, .gz of both");
-  command->add_option("--out", o->out, "folder to save to")->required()->type_name("FOLDER");
+  command->add_option("--out", o->out, "folder to save to")
+      ->required()
+      ->check(named())
+      ->type_name("FOLDER");
   command->add_option("--vocab-size", o->vocab_size, "tokens, 256 bytes and <|endoftext|> included")
       ->capture_default_str();
   command->add_option("--min-count", o->min_count, "merge pairs seen at least so often")

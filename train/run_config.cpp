@@ -88,6 +88,9 @@ void check_training(const RunConfig& c, ConfigProblems& problems) {
 }
 
 void check_data(const RunConfig& c, ConfigProblems& problems) {
+  if (c.dir.empty()) {  // as of run.dir=$UNSET: the run would lie in /
+    problems.add("run.dir", "must name a folder");
+  }
   if (c.data.synthetic && !c.data.sources.empty()) {
     problems.add("data.sources", "must be empty when data.synthetic is true");
   }

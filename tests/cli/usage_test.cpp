@@ -156,6 +156,27 @@ TEST_F(Usage, WhatWouldBePassedOverIsRefused) {
   EXPECT_FALSE(outcome.says("abc")) << outcome.text;  // not a word before the error
 }
 
+// What an unset variable of the shell leaves. As a folder it would be the root.
+TEST_F(Usage, EmptyNamesAreRefused) {
+  const std::string experiments = std::string(PYRAMOE_SOURCE_DIR) + "/experiments";
+  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
+           {"train", experiments + "/base/tiny_pr_moe.toml", "run.dir="},
+           {"export", run_, "--hf", ""},
+           {"import", "--hf", run_, ""},
+           {"inspect", ""},
+           {"tokenize", "train", config_, "--out", ""},
+           {"tokenize", "prepare", config_, "--bytes", "--out", ""},
+           {"experiment", "run", experiments + "/gating", "--scale=smoke", "--runs", ""}}) {
+    test::Launch nobody;  // who could not write there
+    nobody.as_nobody = true;
+    const Outcome outcome = test::run_program(command, nobody);
+    EXPECT_EQ(outcome.code, 2) << command[0] << "\n" << outcome.text;
+    EXPECT_TRUE(outcome.says("got an empty name") || outcome.says("must name a folder"))
+        << command[0] << "\n"
+        << outcome.text;
+  }
+}
+
 TEST_F(Usage, GoingOnSaysWhatChangedAndWhetherAnythingIsLeft) {
   const std::string dir = *scratch_ / "again";
   ASSERT_EQ(test::run_program(test::train_command(config_, dir)).code, 0);
