@@ -83,6 +83,10 @@ void loss_command(const Options& options) {
   const train::OpenData data = train::open_data(config);
   const train::EvalResult result =
       train::evaluate(*run.model, *data.validation, data.corpus->names(), run.device);
+  if (result.tokens == 0) {
+    fail(Exit::config, "eval --loss: ", run.checkpoint, " keeps nothing to validate on (data.",
+         "val_fraction = ", config.data.val_fraction, "), and of --source the same share is taken");
+  }
   if (options.json) {
     std::cout << train::eval_json(result, run.step, 0, 0, 0, as_numbers(bytes));
     return;

@@ -68,8 +68,9 @@ EvalResult evaluate(nn::Gpt& model, const data::ValidationSet& set,
   double total = 0;
   for (size_t d = 0; d < domains.size(); ++d) {
     const auto id = static_cast<int64_t>(d);
-    DomainResult& domain = result.domains[domains[d]];
     const int64_t begin = set.begin(id), end = set.end(id);
+    if (begin == end) continue;  // nothing to validate on is not a loss of zero
+    DomainResult& domain = result.domains[domains[d]];
     std::vector<double> sums(static_cast<size_t>(end - begin), 0);
     for (int64_t first = begin; first < end && !stopped(); first += rows * data.size()) {
       // A rank without windows goes through the motions with the last one, and does not count it.

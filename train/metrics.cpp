@@ -50,28 +50,48 @@ Json move_json(const ExpertMove& move) {
           {"importance", number(move.importance)}};
 }
 
-// The step of a row; -1 when the line is no row.
-int64_t step_of(std::string_view line) {
-  const Json row = Json::parse(line, nullptr, false);
-  if (!row.is_object() || !row.contains("step") || !row["step"].is_number_integer()) return -1;
-  return row["step"].get<int64_t>();
+// A row with its step; null when the line is none.
+Json row_of(std::string_view line) {
+  Json row = Json::parse(line, nullptr, false);
+  const bool good = row.is_object() && row.contains("step") && row["step"].is_number_integer();
+  return good ? row : Json();
+}
+
+double number_at(const Json& row, const char* key) {
+  return row.contains(key) && row[key].is_number() ? row[key].get<double>() : 0;
+}
+
+// A validation's row has no training loss, the third column.
+bool is_csv_validation(std::string_view line) {
+  const size_t tokens = line.find(',');
+  const size_t loss = line.find(',', tokens + 1);
+  return loss != std::string_view::npos && line.substr(loss + 1, 1) == ",";
 }
 
 }  // namespace
 
-Metrics::Metrics(const std::string& run_dir, int64_t step)
+Metrics::Metrics(const std::string& run_dir, int64_t step, bool ended)
     : json_(run_dir + "/metrics.jsonl"), csv_(run_dir + "/metrics.csv"), events_(run_dir) {
   json_.truncate_to([&](std::string_view line) {
-    const int64_t row = step_of(line);
-    if (row < 0) {
+    const Json row = row_of(line);
+    if (row.is_null()) {
       std::fprintf(stderr, "%s/metrics.jsonl: a line is damaged; it and those after it are cut\n",
                    run_dir.c_str());
+      return false;
     }
-    return row >= 0 && row <= step;
+    const auto at = row["step"].get<int64_t>();
+    if (at > step || (ended && at == step && row.contains("val_loss"))) return false;
+    validated_ |= at == step && row.contains("val_loss");
+    if (at == step && row.contains("loss")) {
+      before_.dropped = number_at(row, "dropped");
+      before_.imbalance = number_at(row, "imbalance");
+    }
+    return true;
   });
   csv_.truncate_to([&](std::string_view line) {
-    const std::string text(line.substr(0, line.find(',')));
-    return text == "step" || std::atoll(text.c_str()) <= step;
+    if (line == kCsvHeader) return true;
+    const int64_t at = std::atoll(std::string(line).c_str());
+    return at < step || (at == step && !(ended && is_csv_validation(line)));
   });
   if (csv_.size() == 0) csv_.append(kCsvHeader);
 }

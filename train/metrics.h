@@ -47,13 +47,20 @@ struct StepResult {
 
 class Metrics {
  public:
-  // Opens (or continues) the files of a run folder; rows of steps after `step` are cut off.
-  Metrics(const std::string& run_dir, int64_t step);
+  // Opens (or continues) the files of a run folder; rows of steps after `step` are cut off. A run
+  // that has `ended` at `step` validates once more, so that row is cut off too.
+  Metrics(const std::string& run_dir, int64_t step, bool ended);
   void write(const StepResult& result, bool with_load);
   void write(const EvalResult& result, int64_t step, int64_t tokens);
+  // Of the last step before those to come: what its row says was dropped, and the imbalance.
+  const StepResult& step_before() const { return before_; }
+  // Whether that step's validation has its row.
+  bool validated_before() const { return validated_; }
 
  private:
   AppendLog json_, csv_;
+  StepResult before_;
+  bool validated_ = false;
   EventFile events_;
 };
 

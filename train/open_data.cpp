@@ -44,6 +44,15 @@ data::CorpusConfig corpus_config(const RunConfig& config, const data::Tokenizer*
   return corpus;
 }
 
+std::string order_of(const data::Corpus& corpus, int64_t seed) {
+  std::string words = cat("train.seed ", seed);
+  for (const data::Domain& domain : corpus.domains()) {
+    words += cat("; ", domain.name, ": ", domain.train.size(), " tokens to train on, ",
+                 domain.validation.size(), " to validate, weight ", domain.weight);
+  }
+  return words;
+}
+
 }  // namespace
 
 void check_has_data(const RunConfig& config) {
@@ -64,6 +73,7 @@ OpenData open_data(const RunConfig& config) {
     }
   }
   open.corpus = std::make_unique<data::Corpus>(corpus_config(config, open.tokenizer.get()));
+  open.order = order_of(*open.corpus, config.train.seed);
   open.batches =
       std::make_unique<data::Batches>(*open.corpus, config.train.batch, config.model.context,
                                       static_cast<uint64_t>(config.train.seed));

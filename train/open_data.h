@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "data/batches.h"
 #include "data/tokenizer.h"
@@ -14,6 +15,9 @@ struct OpenData {
   std::unique_ptr<data::Batches> batches;
   std::unique_ptr<data::ValidationSet> validation;
   std::unique_ptr<data::Tokenizer> tokenizer;  // null when the config names none
+  // What decides which tokens a step reads and which are kept for validation, in words. Where the
+  // files lie does not.
+  std::string order;
 };
 
 // Throws Error(data) for files that are missing or damaged, Error(config) when there is nothing to

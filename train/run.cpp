@@ -33,7 +33,9 @@ class Run {
     if (!main_) return;
     if (!memory.empty()) std::printf("%s\n", memory.c_str());
     routing_.open(trainer_.steps_done());
-    metrics_ = std::make_unique<Metrics>(config.dir, trainer_.steps_done());
+    const bool ended = trainer_.steps_done() >= config.train.steps;
+    metrics_ = std::make_unique<Metrics>(config.dir, trainer_.steps_done(), ended);
+    last_step_ = metrics_->step_before();
     progress_ = std::make_unique<Progress>(trainer_.steps_done(), config.train.steps,
                                            config.train.log_every);
   }
@@ -45,6 +47,7 @@ class Run {
                                  trainer_.steps_done(), t.steps));
     }
     bool validated = false;
+    if (missed_validation()) validate_now();
     while (trainer_.steps_done() < t.steps) {
       const int64_t before = trainer_.steps_done();
       const StepResult result = trainer_.step();
@@ -63,7 +66,7 @@ class Run {
       if (due(t.sample_every)) sample();
       if (due(t.save_every)) save();
     }
-    if (!validated) validate_at_end();
+    if (!validated) validate_now();
     save();
     return last_;
   }
@@ -149,7 +152,16 @@ class Run {
     return more;
   }
 
-  void validate_at_end() {
+  // A signal may have come between a step and its validation. Collective.
+  bool missed_validation() const {
+    const int64_t done = trainer_.steps_done(), every = config_.train.eval_every;
+    if (done == 0 || done >= config_.train.steps || every == 0 || done % every != 0) return false;
+    Tensor missed = Tensor::from(std::vector<int32_t>{main_ && !metrics_->validated_before()}, {1});
+    trainer_.world().all_reduce(missed, dist::Reduce::max);
+    return missed.item() > 0;
+  }
+
+  void validate_now() {
     last_step_.step = trainer_.steps_done();
     last_step_.tokens = trainer_.tokens_seen();
     validate(last_step_);

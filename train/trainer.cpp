@@ -387,6 +387,7 @@ std::string Trainer::save() {
   state["skips_in_row"] = skips_in_row_;
   state["tokens"] = tokens_seen();
   state["sequences"] = schedule_.plan(step_).first_sequence;
+  state["data"] = data_.order;
   if (config_.distill.schedule == "auto") state["auto_stop"] = auto_stop_.state();
   if (config_.model.budget > 0) state["expert_moves"] = moves_.state();
   content.state = state.dump(1);
@@ -437,11 +438,25 @@ void Trainer::resume(const nn::Checkpoint& checkpoint) {
   if (state.contains("auto_stop")) {
     auto_stop_.put_state(state["auto_stop"], checkpoint.folder() + "/state.json");
   }
+  check_same_data(state);
+}
+
+// A checkpoint without the words is of a version that did not write them.
+void Trainer::check_same_data(const Json& state) const {
+  const char* otherwise = " or a new run.dir with init.from";
   if (schedule_.plan(step_).first_sequence != state.value("sequences", int64_t{-1})) {
-    fail(Exit::config, "run.dir = ", config_.dir, " has seen ", state.value("sequences", 0),
-         " sequences in ", step_, " steps, but train.batch or its ramp now says ",
-         schedule_.plan(step_).first_sequence, "; samples would be lost or repeated. Use the ",
-         "run's own train.batch and ramp, or a new run.dir with init.from");
+    fail(Exit::config, "run.dir = ", config_.dir, " has seen ",
+         state.value("sequences", int64_t{0}), " sequences in ", step_,
+         " steps, but train.batch or its ramp now says ", schedule_.plan(step_).first_sequence,
+         "; samples would be lost or repeated. Use the ", "run's own train.batch and ramp,",
+         otherwise);
+  }
+  const std::string before = state.value("data", data_.order);
+  if (before != data_.order) {
+    fail(Exit::config, "run.dir = ", config_.dir, " was trained on other data or in another order;",
+         "\n  before: ", before, "\n  now:    ", data_.order,
+         "\nsamples would be lost or repeated, or validation would be of text it was trained on. ",
+         "Use the run's own train.seed and data.*,", otherwise);
   }
 }
 

@@ -46,7 +46,7 @@ class Trainer {
   // all ranks throw when it cannot.
   std::string save();
   // Takes over weights, moments and counters. Throws Error when the checkpoint is of another model,
-  // optimizer or batch.
+  // optimizer, batch or order of data.
   void resume(const nn::Checkpoint& checkpoint);
 
   int64_t steps_done() const { return step_; }
@@ -82,6 +82,8 @@ class Trainer {
     int64_t bytes = -1;  // needed by the first run; -1 = has not run
   };
   void start_weights();
+  // Throws Error(config) where the data or its order is not that of the checkpoint's state.
+  void check_same_data(const Json& state) const;
   bool brief_grads() const;
   // What the micro-batches of this step share: places for their tokens, loss weights, the seed.
   void start_step(const data::Batch& batch, const StepResult& result);

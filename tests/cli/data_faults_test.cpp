@@ -165,6 +165,17 @@ TEST_F(DataFaults, EvalTakesTokensOfTheRunsTokenizerOnly) {
   EXPECT_EQ(other.code, 3) << other.text;
   EXPECT_TRUE(other.says("another tokenizer")) << other.text;
 
+  // A loss of no tokens at all is no loss.
+  const std::string whole = scratch_ / "whole";
+  test::copy_tree(run, whole);
+  test::remove_all(run);
+  ASSERT_EQ(train(scratch_ / "a.tok", {"data.val_fraction=0"}).code, 0);
+  const Outcome nothing = test::run_program({"eval", run, "--loss"});
+  EXPECT_EQ(nothing.code, 2) << nothing.text;
+  EXPECT_TRUE(nothing.says("data.val_fraction = 0")) << nothing.text;
+  test::remove_all(run);
+  test::copy_tree(whole, run);
+
   // An imported run has weights and a tokenizer, but no data.
   const std::string hf = scratch_ / "hf", imported = scratch_ / "imported";
   ASSERT_EQ(test::run_program({"export", run, "--hf", hf}).code, 0);

@@ -45,6 +45,9 @@ class Stop : public testing::Test {
     ASSERT_EQ(resumed.code, 0) << what << "\n" << resumed.text;
     EXPECT_TRUE(test::state_of(dir, kSteps) == expected_) << what << ": other bits";
     EXPECT_EQ(test::logged_steps(dir), test::logged_steps(scratch_ / "whole")) << what;
+    EXPECT_EQ(test::logged_validations(dir), test::logged_validations(scratch_ / "whole")) << what;
+    EXPECT_EQ(test::csv_steps(dir), test::csv_steps(scratch_ / "whole")) << what;
+    EXPECT_EQ(test::get(dir + "/eval.json"), test::get(scratch_ / "whole/eval.json")) << what;
     EXPECT_EQ(test::leftovers(dir), std::vector<std::string>{}) << what;
     test::remove_all(dir);
   }

@@ -107,4 +107,21 @@ std::vector<int64_t> logged_steps(const std::string& dir) {
   return steps;
 }
 
+std::vector<std::string> logged_validations(const std::string& dir) {
+  std::vector<std::string> rows;
+  std::istringstream lines(get(dir + "/metrics.jsonl"));
+  for (std::string line; std::getline(lines, line);) {
+    if (line.find("\"val_loss\"") != std::string::npos) rows.push_back(line);
+  }
+  return rows;
+}
+
+std::vector<std::string> csv_steps(const std::string& dir) {
+  std::vector<std::string> steps;
+  std::istringstream lines(get(dir + "/metrics.csv"));
+  for (std::string line; std::getline(lines, line);)
+    steps.push_back(line.substr(0, line.find(',')));
+  return steps;
+}
+
 }  // namespace pyramoe::test

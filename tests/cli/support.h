@@ -47,5 +47,9 @@ std::string checkpoint_folder(const std::string& dir, int64_t step);
 std::string state_of(const std::string& dir, int64_t step);
 // The steps of the training rows of metrics.jsonl, in order.
 std::vector<int64_t> logged_steps(const std::string& dir);
+// Its validation rows as they stand.
+std::vector<std::string> logged_validations(const std::string& dir);
+// The first column of metrics.csv.
+std::vector<std::string> csv_steps(const std::string& dir);
 
 }  // namespace pyramoe::test

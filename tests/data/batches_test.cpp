@@ -310,6 +310,28 @@ TEST(Synthetic, FollowsItsRuleFromAnyPlace) {
   EXPECT_NE(Ids(batch.tokens.begin(), batch.tokens.begin() + 16),
             Ids(batch.tokens.begin() + 16, batch.tokens.end()));
   EXPECT_GT(ValidationSet(corpus, 16, 10).size(), 0);
+  // Two domains are two texts, and each has an order of its own.
+  Ids x(64), y(64);
+  corpus.domains()[0].train.source->read(0, x);
+  corpus.domains()[1].train.source->read(0, y);
+  EXPECT_NE(x, y);
+}
+
+TEST(Batches, DomainsOfOneSizeHaveTheirOwnOrders) {
+  const ScratchFolder folder;
+  CorpusConfig config;
+  config.domains = {{"a", counting_file(folder, "a.tok", 0, 411), "", 1},
+                    {"b", counting_file(folder, "b.tok", 0, 411), "", 1}};
+  config.vocab = 100000;
+  const Corpus corpus(config);
+  const Batches batches(corpus, 2, 8, 3);
+  std::vector<int64_t> order[2];
+  for (int64_t g = 0; g < 60; ++g) {
+    const SamplePlace place = batches.locate(g);
+    order[place.domain].push_back(place.window);
+  }
+  EXPECT_EQ(order[0].size(), order[1].size());
+  EXPECT_NE(order[0], order[1]);
 }
 
 }  // namespace

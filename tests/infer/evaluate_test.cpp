@@ -125,6 +125,34 @@ TEST_F(WholeRun, ScoresDoNotDependOnTheBatch) {
   EXPECT_NE(first.find("\"is_greedy\""), std::string::npos);
 }
 
+// Every choice's score is that of its own question, asked alone among the tokenizer's tokens.
+TEST_F(WholeRun, ScoresBelongToTheirQuestions) {
+  folder_.file("lambada_openai_test.jsonl",
+               "{\"text\": \"one two three\"}\n{\"text\": \"a " + std::string(40, 'b') + "\"}\n");
+  LoadedRun loaded = load_run(folder_.path() + "/run");
+  EvalOptions options;
+  options.keep_samples = true;
+  for (const TaskResult& result : run(options)) {
+    double right = 0;
+    for (const EvalSample& sample : result.samples) {
+      const Question& question = *sample.question;
+      right += sample.per_metric.back();
+      ASSERT_EQ(sample.scores.size(), question.continuations.size());
+      for (size_t j = 0; j < sample.scores.size(); ++j) {
+        const ScoreRequest request =
+            encode_request(*loaded.tokenizer, question.context, question.continuations[j]);
+        const Score alone = score(*loaded.model, 257, {request})[0];
+        EXPECT_EQ(sample.scores[j].log_likelihood, alone.log_likelihood) << result.task->name;
+        EXPECT_EQ(sample.scores[j].greedy, alone.greedy);
+      }
+      // A byte is a token: half of the context of 24 is the most for an answer.
+      EXPECT_LE(sample.answer.size(), 12u);
+    }
+    EXPECT_EQ(result.metrics.back().value, right / static_cast<double>(result.samples.size()));
+    EXPECT_EQ(result.cut, result.task->name == "lambada_openai" ? 1 : 0) << result.task->name;
+  }
+}
+
 TEST_F(WholeRun, JsonHasTheKeysOfLmEval) {
   EvalOptions options;
   options.limit = 2;

@@ -54,6 +54,16 @@ TEST(Generate, SameSeedSameTextWhateverTheBatch) {
   }
 }
 
+// A table of tokens is often padded: what the tokenizer does not know is never chosen.
+TEST(Generate, NeverSaysATokenThatIsPadding) {
+  const auto model = tiny_model(families()[0], DType::f32, 2 * kVocab);
+  const auto tokenizer = data::make_byte_tokenizer();
+  const auto texts = generate(*model, *tokenizer, {{1}, {2}, {3}, {4}}, options_of(16, 1e6), kCpu);
+  for (const Generated& text : texts) {
+    for (const int32_t token : text.tokens) EXPECT_LT(token, kVocab);
+  }
+}
+
 TEST(Generate, GreedyIsTheLikeliestOfTheFullForward) {
   const Fixture fixture(3);
   const Generated text = fixture.run({"hello"}, options_of(12, 0))[0];

@@ -185,7 +185,9 @@ TEST_F(Hf, PadsAndCutsTheVocabulary) {
   save_run(at("run"), tiny_config(families()[0], 320), tokenizer.get());
   EXPECT_EQ(export_hf(at("run"), at("hf")).vocab, 259);
   EXPECT_EQ(HfTensors(at("hf")).at("wte.weight").dim(0), 259);
-  EXPECT_EQ(read_json(at("hf/config.json"))["vocab_size"], 259);
+  const Json config = read_json(at("hf/config.json"));
+  EXPECT_EQ(config["vocab_size"], 259);
+  EXPECT_EQ(config["eos_token_id"], tokenizer->eot());
   EXPECT_EQ(import_hf(at("hf"), at("padded"), 64).vocab, 320);
   const LoadedRun padded = load_run(at("padded"));
   EXPECT_EQ(padded.config.vocab, 320);

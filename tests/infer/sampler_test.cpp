@@ -57,6 +57,15 @@ TEST(Sampler, KeepsTheTopK) {
 TEST(Sampler, KeepsTheFewestThatHoldTopP) {
   const auto two = shares({.temperature = 1, .top_k = 0, .top_p = 0.65, .seed = 3}, kLogits);
   EXPECT_EQ(two[0] + two[2], 0);
+  EXPECT_NEAR(two[1], 4.0 / 7, 0.015);  // of what is left
+  // A share that is reached exactly needs no more.
+  const auto half =
+      shares({.temperature = 1, .top_k = 0, .top_p = 0.5, .seed = 3}, row({0, 0, 0, 0}));
+  EXPECT_EQ(half[2] + half[3], 0);
+  // The share is of the sharpened probabilities: 0.16 and 0.09 of 0.30.
+  const auto cold = shares({.temperature = 0.5, .top_k = 0, .top_p = 0.8, .seed = 3}, kLogits);
+  EXPECT_EQ(cold[0] + cold[2], 0);
+  EXPECT_NEAR(cold[1], 0.16 / 0.25, 0.015);
   const auto three = shares({.temperature = 1, .top_k = 0, .top_p = 0.75, .seed = 3}, kLogits);
   EXPECT_EQ(three[0], 0);
   EXPECT_GT(three[2], 0.1);

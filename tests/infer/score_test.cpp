@@ -67,6 +67,24 @@ TEST(Score, EqualsAFullForward) {
   }
 }
 
+TEST(Score, IsGreedyOnlyWhereEveryTokenIs) {
+  auto model = tiny_model(families()[0]);
+  const Tokens context = random_tokens(6, 61, 1);
+  const auto likeliest = [&](const Tokens& text) {
+    const Tensor logits = full_logits(*model, text);
+    return greedy_token(logits.rows(logits.dim(0) - 1, logits.dim(0)), 61);
+  };
+  for (const size_t wrong : {0, 1, 2, 3}) {  // 3: none
+    Tokens text = context;
+    for (size_t i = 0; i < 3; ++i) {
+      const int32_t best = likeliest(text);
+      text.push_back(i == wrong ? (best + 1) % 61 : best);
+    }
+    const Tokens said(text.end() - 3, text.end());
+    EXPECT_EQ(score(*model, 0, {{context, said}})[0].greedy, wrong == 3) << wrong;
+  }
+}
+
 TEST(Score, HasTheSameBitsForAnyBatchAndOrder) {
   for (const Family& family : families()) {
     auto model = tiny_model(family, DType::f32);
@@ -118,9 +136,18 @@ TEST(Score, SplitsTextAsLmEvalDoes) {
   request = encode_request(*tokenizer, "ab \n", "c");  // blanks move over
   EXPECT_EQ(request.context, tokens("ab"));
   EXPECT_EQ(request.continuation, tokens(" \nc"));
-  request = encode_request(*tokenizer, "", " c");
+  for (const char* nothing : {"", " ", " \n"}) {  // the blanks move over
+    request = encode_request(*tokenizer, nothing, " c");
+    EXPECT_EQ(request.context, Tokens{256});
+    EXPECT_EQ(request.continuation, tokens((std::string(nothing) + " c").c_str()));
+  }
+  // The mark is the special token, in both parts; a start is not repeated.
+  request = encode_request(*tokenizer, "a<|endoftext|>", "b<|endoftext|>");
+  EXPECT_EQ(request.context, (Tokens{'a', 256}));
+  EXPECT_EQ(request.continuation, (Tokens{'b', 256}));
+  request = encode_request(*tokenizer, "", "<|endoftext|>b");
   EXPECT_EQ(request.context, Tokens{256});
-  EXPECT_EQ(request.continuation, tokens(" c"));
+  EXPECT_EQ(request.continuation, Tokens{'b'});
 }
 
 TEST(Score, GivesTheContinuationWhatItSharesWithTheContext) {
@@ -155,6 +182,13 @@ TEST(Answers, DoNotDependOnTheBatch) {
   const auto one = answer_greedily(*model, *tokenizer, contexts, until, 12, 1);
   EXPECT_EQ(one, answer_greedily(*model, *tokenizer, contexts, until, 12, 4));
   EXPECT_EQ(one, answer_greedily(*model, *tokenizer, contexts, until, 12));
+  // An answer ends before the first stop: what comes without any says where.
+  const auto free = answer_greedily(*model, *tokenizer, contexts, {}, 12, 1);
+  for (size_t i = 0; i < free.size(); ++i) {
+    const std::string stop = free[i].substr(free[i].size() / 2, 1);
+    EXPECT_EQ(answer_greedily(*model, *tokenizer, {contexts[i]}, {stop}, 12, 1)[0],
+              free[i].substr(0, free[i].find(stop)));
+  }
   // A context is cut so that the answer fits: 24 - 12 tokens are read.
   const Tokens tail(contexts[8].end() - 12, contexts[8].end());
   EXPECT_EQ(answer_greedily(*model, *tokenizer, {tail}, until, 12, 1)[0], one[8]);

@@ -7,6 +7,7 @@
 
 #include "core/file.h"
 #include "core/parallel.h"
+#include "data/token_file.h"
 #include "tests/train/support.h"
 #include "train/run.h"
 
@@ -20,10 +21,17 @@ test::Bits train_whole(const train::RunConfig& config) {
 }
 
 TEST(Resume, AtAnyStepIsBitwiseTheRunThatNeverStopped) {
-  for (const char* dtype : {"f32", "bf16"}) {
+  for (const char* kind : {"f32", "bf16", "bf16 states", "sgd"}) {
+    SCOPED_TRACE(kind);
+    const std::string text = kind;
     const test::ScratchFolder scratch;
     train::RunConfig config = test::small_config(scratch.path("run"));
-    config.train.dtype = dtype;
+    if (text.starts_with("bf16")) config.train.dtype = "bf16";
+    if (text.ends_with("states")) config.train.states = "bf16";
+    if (text == "sgd") {
+      config.train.optimizer = "sgd";
+      config.train.momentum = 0.9;
+    }
     config.model.gate = "sigmoid_bias";
     const test::Bits whole = train_whole(config);
     for (int64_t cut = 1; cut < config.train.steps; ++cut) {
@@ -136,6 +144,57 @@ TEST(Resume, RefusesAnotherModelOrBatch) {
   other.train.optimizer = "sgd";
   EXPECT_EQ(code_of(other), Exit::config);
   EXPECT_EQ(code_of(config), Exit::done);
+}
+
+std::string token_file(const std::string& path, int64_t count) {
+  make_folders(parent_folder(path));
+  data::TokenFileWriter writer(path, 64, 0);
+  std::vector<int32_t> tokens;
+  for (int64_t i = 0; i < count; ++i) tokens.push_back(static_cast<int32_t>(i * i % 61));
+  writer.write(tokens);
+  writer.commit();
+  return path;
+}
+
+TEST(Resume, RefusesOtherDataOrAnotherOrder) {
+  const test::ScratchFolder scratch;
+  train::RunConfig config = test::small_config(scratch.path("run"));
+  config.data.synthetic = false;
+  config.data.sources = {token_file(scratch.path("a.tok"), 2000),
+                         token_file(scratch.path("b.tok"), 3000)};
+  {
+    train::Trainer trainer(config, kCpu);
+    trainer.step();
+    trainer.save();
+  }
+  const auto refusal = [&](const train::RunConfig& changed) -> std::string {
+    train::Trainer trainer(changed, kCpu);
+    try {
+      trainer.resume(nn::Checkpoint::newest(config.dir));
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Exit::config);
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(refusal(config), "");
+  train::RunConfig other = config;
+  other.data.sources = {token_file(scratch.path("moved/a.tok"), 2000), config.data.sources[1]};
+  EXPECT_EQ(refusal(other), "") << "the same data elsewhere";
+  other = config;
+  other.train.seed += 1;
+  EXPECT_NE(refusal(other).find("now:    train.seed"), std::string::npos);
+  other = config;
+  other.data.val_fraction = 0.5;  // half of it was trained on
+  EXPECT_NE(refusal(other).find("a: 1000 tokens to train on"), std::string::npos);
+  other = config;
+  other.data.weights = {0.5, 0.5};
+  EXPECT_NE(refusal(other), "");
+  other = config;
+  other.data.sources = {config.data.sources[0]};
+  EXPECT_NE(refusal(other), "");
+  token_file(config.data.sources[0], 2400);  // prepared again from more text
+  EXPECT_NE(refusal(config), "");
 }
 
 TEST(Learning, EveryFamilyLearnsTheSyntheticText) {

@@ -47,5 +47,27 @@ TEST(RunFolder, AValidationsRowComesAfterItsEvalJson) {
   EXPECT_EQ(validated, (std::vector<int64_t>{5, 10, 12}));
 }
 
+// Somebody starts a finished run again, or it was stopped in its last validation.
+TEST(RunFolder, AFinishedRunStartedAgainWritesWhatIsThere) {
+  const test::ScratchFolder scratch;
+  train::RunConfig config = test::small_config(scratch.path("run"));
+  config.train.eval_every = 4;
+  config.train.eval_sequences = 2;
+  train::run_training(config, kCpu);
+  std::map<std::string, std::string> before;
+  for (const char* name : {"/metrics.jsonl", "/metrics.csv", "/eval.json", "/routing.jsonl"}) {
+    before[name] = read_file(config.dir + name);
+  }
+  const Json eval = Json::parse(before["/eval.json"]);
+  EXPECT_GT(eval["dropped"].get<double>(), 0);
+  EXPECT_GT(eval["imbalance"].get<double>(), 1);
+  train::run_training(config, kCpu);
+  for (const auto& [name, text] : before) EXPECT_EQ(read_file(config.dir + name), text) << name;
+  config.train.steps += 4;  // the validation of step 12 is not the last one now
+  train::run_training(config, kCpu);
+  EXPECT_TRUE(read_file(config.dir + "/metrics.jsonl").starts_with(before["/metrics.jsonl"]));
+  EXPECT_TRUE(read_file(config.dir + "/metrics.csv").starts_with(before["/metrics.csv"]));
+}
+
 }  // namespace
 }  // namespace pyramoe
