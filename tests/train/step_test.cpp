@@ -85,7 +85,9 @@ TEST(Step, ClippingOnlyShortensAndWhatIsNotFiniteIsSkipped) {
     const double* s = scalars.data<double>();
     EXPECT_DOUBLE_EQ(s[3], row.clip) << row.square << " " << row.most;
     EXPECT_EQ(s[4], row.skip) << row.square << " " << row.loss;
-    if (std::isfinite(row.square)) EXPECT_DOUBLE_EQ(s[5], std::sqrt(row.square));
+    if (std::isfinite(row.square)) {
+      EXPECT_DOUBLE_EQ(s[5], std::sqrt(row.square));
+    }
   }
 }
 
