@@ -57,16 +57,6 @@ __device__ __forceinline__ void load_tile(char* to, const CUtensorMap* map, uint
   }
 }
 
-// `bytes` (a multiple of 16) from global memory, counted on the barrier.
-__device__ __forceinline__ void bulk_load(void* to, const void* from, int bytes,
-                                          uint64_t* barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-          "r"(hop::shared_address(to)),
-      "l"(from), "r"(bytes), "r"(hop::shared_address(barrier))
-      : "memory");
-}
-
 // 2^x by the one instruction there is for it (exp2f adds three around it, for subnormal results).
 __device__ __forceinline__ float power_of_two(float x) {
   float y;

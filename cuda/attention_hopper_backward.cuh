@@ -14,7 +14,7 @@ struct BackwardArgs {
   int tokens, padded;
   float scale;
   const float* lse2;   // (B * H, padded): lse in units of log2; +inf behind the end, so that P = 0
-  const float* delta;  // (B * H, padded): row sums of dy * y, times 1 - p; 0 behind the end
+  const float* delta;  // the same behind lse2: row sums of dy * y, times 1 - p; 0 behind the end
   Keep keep;
 };
 

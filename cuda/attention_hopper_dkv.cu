@@ -1,7 +1,8 @@
 // dK and dV on Hopper: a tile of keys and values at rest, queries and dy stream by.
 //
 // Scores are computed transposed, (keys, queries): P and dS are then left operands in registers of
-// the products that make dV and dK. lse and delta come with the queries, by plain bulk copies.
+// the products that make dV and dK. lse and delta come with the queries, by the map `rows` with
+// axes (padded, B H, {lse2, delta}).
 #include "cuda/attention_hopper_backward.cuh"
 
 namespace pyramoe::gpu::attention {
@@ -21,7 +22,7 @@ struct KeysShared {
 template <int kDim>
 __device__ __forceinline__ void load_for_keys(KeysShared<kDim>& m, const CUtensorMap* rest,
                                               const CUtensorMap* q_map, const CUtensorMap* dy_map,
-                                              const BackwardArgs& a) {
+                                              const CUtensorMap* rows, const BackwardArgs& a) {
   constexpr int kQueries = KeysShared<kDim>::kQueries;
   hop::Ring<KeysShared<kDim>::kStages> ring;
   hop::Ring<2> rest_ring;
@@ -35,14 +36,13 @@ __device__ __forceinline__ void load_for_keys(KeysShared<kDim>& m, const CUtenso
     rest_ring.next();
     for (int q0 = tile * kTileRows; q0 < a.padded; q0 += kQueries, ring.next()) {
       const int s = ring.stage;
-      const int64_t row = static_cast<int64_t>(head) * a.padded + q0;
       hop::barrier_wait(&m.empty[s], ring.parity ^ 1);
       hop::barrier_expect(&m.q_full[s], sizeof(m.q[s]) + sizeof(m.lse2[s]));
       load_tile<kQueries, kDim>(m.q[s], q_map, &m.q_full[s], h, q0, b);
-      bulk_load(m.lse2[s], a.lse2 + row, sizeof(m.lse2[s]), &m.q_full[s]);
+      hop::tma_load(m.lse2[s], rows, &m.q_full[s], q0, head, 0);
       hop::barrier_expect(&m.dy_full[s], sizeof(m.dy[s]) + sizeof(m.delta[s]));
       load_tile<kQueries, kDim>(m.dy[s], dy_map, &m.dy_full[s], h, q0, b);
-      bulk_load(m.delta[s], a.delta + row, sizeof(m.delta[s]), &m.dy_full[s]);
+      hop::tma_load(m.delta[s], rows, &m.dy_full[s], q0, head, 1);
     }
   });
 }
@@ -205,6 +205,7 @@ template <int kDim, bool kDrop>
 __global__ void __launch_bounds__(kHopperThreads, 1)
     hopper_dkv_kernel(const __grid_constant__ CUtensorMap rest,
                       const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap dy,
+                      const __grid_constant__ CUtensorMap rows,
                       const __grid_constant__ CUtensorMap out,
                       const __grid_constant__ BackwardArgs args) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -223,7 +224,7 @@ __global__ void __launch_bounds__(kHopperThreads, 1)
   __syncthreads();
   if (threadIdx.x < kGroupThreads) {
     hop::release_registers<24>();
-    if (threadIdx.x == 0) load_for_keys<kDim>(m, &rest, &q, &dy, args);
+    if (threadIdx.x == 0) load_for_keys<kDim>(m, &rest, &q, &dy, &rows, args);
   } else {
     hop::take_registers<240>();
     compute_keys<kDim, kDrop>(m, &out, args);
@@ -239,10 +240,14 @@ void hopper_dkv(const Backward<Bf16>& f, const BackwardArgs& args) {
   constexpr int kQueries = Shared::kQueries;
   const auto kernel = &hopper_dkv_kernel<kDim, kDrop>;
   allow_shared_memory(reinterpret_cast<const void*>(kernel), sizeof(Shared));
+  const int64_t padded = args.padded, rows = int64_t{f.batch} * f.heads, row = padded * 4;
+  const CUtensorMap rows_map =
+      hop::tensor_map<3>(args.lse2, {padded, rows, 2}, {row, rows * row}, {kQueries, 1, 1},
+                         hop::Swizzle::none, hop::Element::f32);
   kernel<<<grid(args.order.count(), 1, multiprocessors()), kHopperThreads, sizeof(Shared),
            stream()>>>(map_of(f, f.q.data, 3, kTileRows), map_of(f, f.q.data, 3, kQueries),
-                       map_of(f, f.dy.data, 1, kQueries), map_of(f, f.dq.data, 3, kGroupRows),
-                       args);
+                       map_of(f, f.dy.data, 1, kQueries), rows_map,
+                       map_of(f, f.dq.data, 3, kGroupRows), args);
   PM_LAUNCHED();
 }
 
