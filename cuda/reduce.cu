@@ -110,15 +110,7 @@ __global__ void __launch_bounds__(256)
   const int64_t begin = int64_t{blockIdx.y} * rows_a_part;
   const int64_t end = begin + rows_a_part < rows ? begin + rows_a_part : rows;
   float sum[N] = {};
-  if (column < d) {
-#pragma unroll 4
-    for (int64_t row = begin + warp; row < end; row += 8) {
-      gpu::Pieces<T, N> in;
-      in.load(x + row * d + column);
-#pragma unroll
-      for (int i = 0; i < N; ++i) sum[i] += in[i];
-    }
-  }
+  if (column < d) gpu::sum_strip(x + column, begin + warp, end, d, sum);
 #pragma unroll
   for (int i = 0; i < N; ++i) sums[warp][i * 32 + lane] = sum[i];
   __syncthreads();
