@@ -138,7 +138,7 @@ void print(const Options& o, const Json& row) {
   fmt::print("\n{:<28} {:>9} {:>9} {:>9} {:>7}\n", "kernel", "ms", "GB", "GFLOP", "share");
   for (const Json& k : row["kernels"]) {
     fmt::print("{:<28} {:>9.4f} {:>9.3f} {:>9.1f} {:>7.2f}\n", k["name"].get<std::string>(),
-               k["ms"].get<double>(), k["bytes"].get<double>() * 1e-9,
+               k["median_ms"].get<double>(), k["bytes"].get<double>() * 1e-9,
                k["flops"].get<double>() * 1e-9, k["share"].get<double>());
   }
 }
@@ -199,7 +199,7 @@ void run(const Options& o) {
          time_layer_kernels(o, bench.device, bench.dtype, bench.x, bench.router)) {
       const double best = std::max(k.bytes / limits.copy_bytes, k.flops / limits.gemm_flops);
       row["kernels"].push_back({{"name", k.name},
-                                {"ms", k.seconds * 1e3},
+                                {"median_ms", k.seconds * 1e3},
                                 {"bytes", k.bytes},
                                 {"flops", k.flops},
                                 {"limit_ms", best * 1e3},

@@ -98,6 +98,8 @@ std::vector<Row> expert_rows(const LayerOptions& o, Tensors& t, double kept) {
                }});
   r.push_back({"from_segments_forward", rows_d + tokens, 0,
                [&] { kernels::from_segments_forward(t.out, t.weight, t.row, t.y); }});
+  r.push_back({"from_segments_add_forward", rows_d + 2 * tokens, 0,
+               [&] { kernels::from_segments_add_forward(t.out, t.weight, t.row, t.dy, t.y); }});
   r.push_back({"from_segments_backward", tokens + 2 * rows_d, 0, [&] {
                  kernels::from_segments_backward(t.dy, t.out, t.weight, t.row, t.dout, t.dweight);
                }});

@@ -4,6 +4,7 @@
 // pieces with several loads in flight before the first use. A segment row belongs to one token, so
 // nobody writes where another writes, and a token's choices are added in registers, in order.
 #include "core/kernels/moe.h"
+#include "cuda/map.cuh"
 #include "cuda/reduce.cuh"
 #include "cuda/vec.cuh"
 
@@ -13,6 +14,7 @@ namespace {
 using gpu::from_float;
 using gpu::kWarp;
 using gpu::load_vec;
+using gpu::Pieces;
 using gpu::store_vec;
 using gpu::to_float;
 using gpu::Vec;
@@ -20,7 +22,7 @@ using gpu::visit_floating;
 
 constexpr int kThreads = 256;
 constexpr int kInFlight = 4;      // independent 16-byte loads a lane
-constexpr int kGatherBlocks = 4;  // that a multiprocessor holds at once
+constexpr int kGatherBlocks = 3;  // that a multiprocessor holds at once
 
 // The token of this warp, and where its lane's first piece of N elements starts.
 __device__ __forceinline__ int64_t warp_token() {
@@ -91,9 +93,10 @@ struct GatherShape {
 };
 
 // Blocks stay and walk over tokens: the row of a warp's next token is fetched while this one's data
-// travels, so only one latency is left on its way.
-template <class T, int N, bool kWeighted>
-__global__ void __launch_bounds__(kThreads)
+// travels, and the residual is asked for before the choices, so only one latency is left on its
+// way.
+template <class T, int N, bool kWeighted, bool kAdds>
+__global__ void __launch_bounds__(kThreads, kGatherBlocks)
     gather_kernel(const T* __restrict__ x, const float* __restrict__ weight,
                   const int32_t* __restrict__ row, const T* residual, GatherShape s, T* y) {
   const int64_t step = gridDim.x * static_cast<int64_t>(kThreads / kWarp);
@@ -104,23 +107,30 @@ __global__ void __launch_bounds__(kThreads)
     if (n + step < s.tokens) first_row = row[(n + step) * s.k];
     for (int64_t base = lane_start<N>(); base < s.d; base += kInFlight * kStride<N>) {
       float sum[kInFlight][N] = {};
+      Pieces<T, N> before[kInFlight];
+      if constexpr (kAdds) {
+#pragma unroll
+        for (int u = 0; u < kInFlight; ++u) {
+          const int64_t i = base + u * kStride<N>;
+          if (i < s.d) before[u].load(residual + n * s.d + i);
+        }
+      }
       for (int64_t j = 0; j < s.k; ++j) {
         const int64_t r = j == 0 ? this_row : row[n * s.k + j];
         if (r < 0) continue;
         const float w = kWeighted ? weight[n * s.k + j] : 1.0f;
-        Vec<T, N> piece[kInFlight];
+        Pieces<T, N> piece[kInFlight];
 #pragma unroll
         for (int u = 0; u < kInFlight; ++u) {
           const int64_t i = base + u * kStride<N>;
-          if (i < s.d) piece[u] = load_vec<T, N>(x + r * s.d + i);
+          if (i < s.d) piece[u].load(x + r * s.d + i);
         }
 #pragma unroll
         for (int u = 0; u < kInFlight; ++u) {
           if (base + u * kStride<N> >= s.d) continue;
 #pragma unroll
           for (int c = 0; c < N; ++c) {
-            sum[u][c] = kWeighted ? fmaf(w, to_float(piece[u].v[c]), sum[u][c])
-                                  : sum[u][c] + to_float(piece[u].v[c]);
+            sum[u][c] = kWeighted ? fmaf(w, piece[u][c], sum[u][c]) : sum[u][c] + piece[u][c];
           }
         }
       }
@@ -128,19 +138,19 @@ __global__ void __launch_bounds__(kThreads)
       for (int u = 0; u < kInFlight; ++u) {
         const int64_t i = base + u * kStride<N>;
         if (i >= s.d) continue;
-        Vec<T, N> out, add;
-        if (residual) add = load_vec<T, N>(residual + n * s.d + i);
+        if constexpr (kAdds) {
 #pragma unroll
-        for (int c = 0; c < N; ++c) {
-          out.v[c] = from_float<T>(residual ? to_float(add.v[c]) + sum[u][c] : sum[u][c]);
+          for (int c = 0; c < N; ++c) sum[u][c] = before[u][c] + sum[u][c];
         }
-        store_vec(y + n * s.d + i, out);
+        Pieces<T, N> out;
+        out.put(sum[u]);
+        out.store(y + n * s.d + i);
       }
     }
   }
 }
 
-template <bool kWeighted>
+template <bool kWeighted, bool kAdds>
 void gather(const char* name, const Tensor& x, const Tensor& weight, const Tensor& row,
             const Tensor& residual, Tensor& y) {
   check_rows(name, y, x, row);
@@ -153,7 +163,7 @@ void gather(const char* name, const Tensor& x, const Tensor& weight, const Tenso
     with_pieces<T>(s.d, {px, pr, py}, [&]<int N>() {
       const unsigned blocks =
           gpu::grid(s.tokens, kThreads / kWarp, int64_t{gpu::multiprocessors()} * kGatherBlocks);
-      gather_kernel<T, N, kWeighted>
+      gather_kernel<T, N, kWeighted, kAdds>
           <<<blocks, kThreads, 0, gpu::stream()>>>(px, pw, gpu::data<int32_t>(row), pr, s, py);
     });
     PM_LAUNCHED();
@@ -312,18 +322,18 @@ void to_segments_forward(const Tensor& x, const Tensor& row, Tensor& y) {
 }
 
 void to_segments_backward(const Tensor& dy, const Tensor& row, Tensor& dx) {
-  gather<false>("to_segments_backward", dy, Tensor(), row, Tensor(), dx);
+  gather<false, false>("to_segments_backward", dy, Tensor(), row, Tensor(), dx);
 }
 
 void from_segments_forward(const Tensor& x, const Tensor& weight, const Tensor& row, Tensor& y) {
-  gather<true>("from_segments_forward", x, weight, row, Tensor(), y);
+  gather<true, false>("from_segments_forward", x, weight, row, Tensor(), y);
 }
 
 void from_segments_add_forward(const Tensor& x, const Tensor& weight, const Tensor& row,
                                const Tensor& residual, Tensor& y) {
   PM_CHECK(residual.shape() == y.shape(), "from_segments_add: residual ",
            to_string(residual.shape()), ", y ", to_string(y.shape()));
-  gather<true>("from_segments_add_forward", x, weight, row, residual, y);
+  gather<true, true>("from_segments_add_forward", x, weight, row, residual, y);
 }
 
 void from_segments_backward(const Tensor& dy, const Tensor& x, const Tensor& weight,
