@@ -130,8 +130,9 @@ void optimizer_rows(const MemoryOptions& o, Timer& t) {
   t.row("cast", (4 + narrow) * elements, [&] { kernels::cast(grad, param); });
   if (t.dtype != DType::bf16) return;
   Tensor m16 = m.to(t.dtype), v16 = v.to(t.dtype);
-  t.row("adamw_step_rounded", 16 * elements,
-        [&] { kernels::adamw_step_rounded(grad, {}, scalars, {1}, 0, param, m16, v16); });
+  const Tensor g16 = grad.to(t.dtype);
+  t.row("adamw_step_rounded", 14 * elements,
+        [&] { kernels::adamw_step_rounded(g16, {}, scalars, {1}, 0, param, m16, v16); });
 }
 
 }  // namespace

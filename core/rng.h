@@ -65,6 +65,21 @@ struct Philox4 {
   uint32_t v[4];
 };
 
+// a * b, and its upper half.
+PM_HOST_DEVICE inline uint32_t wide_product(uint32_t a, uint32_t b, uint32_t& high) {
+#if defined(__CUDA_ARCH__)  // nvcc adds a zero to the upper half of a 64-bit product in C++
+  uint32_t low;
+  asm("{ .reg .b64 p; mul.wide.u32 p, %2, %3; mov.b64 {%0, %1}, p; }"
+      : "=r"(low), "=r"(high)
+      : "r"(a), "r"(b));
+  return low;
+#else
+  const uint64_t product = static_cast<uint64_t>(a) * b;
+  high = static_cast<uint32_t>(product >> 32);
+  return static_cast<uint32_t>(product);
+#endif
+}
+
 // Four independent 32-bit words for counter `id` of the stream `key`.
 PM_HOST_DEVICE inline Philox4 philox(const RngKey& key, uint64_t id) {
   uint32_t k0 = static_cast<uint32_t>(key.seed);
@@ -73,14 +88,13 @@ PM_HOST_DEVICE inline Philox4 philox(const RngKey& key, uint64_t id) {
   uint32_t c0 = static_cast<uint32_t>(id), c1 = static_cast<uint32_t>(id >> 32);
   uint32_t c2 = key.step, c3 = static_cast<uint32_t>(key.purpose) << 24 ^ key.layer;
   for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = static_cast<uint64_t>(0xD2511F53u) * c0;
-    const uint64_t p1 = static_cast<uint64_t>(0xCD9E8D57u) * c2;
-    const uint32_t n0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
-    const uint32_t n2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
-    c1 = static_cast<uint32_t>(p1);
-    c3 = static_cast<uint32_t>(p0);
-    c0 = n0;
-    c2 = n2;
+    uint32_t high0, high1;
+    const uint32_t low0 = wide_product(c0, 0xD2511F53u, high0);
+    const uint32_t low1 = wide_product(c2, 0xCD9E8D57u, high1);
+    c0 = high1 ^ c1 ^ k0;
+    c2 = high0 ^ c3 ^ k1;
+    c1 = low1;
+    c3 = low0;
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }

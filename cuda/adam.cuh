@@ -41,6 +41,12 @@ __device__ __forceinline__ float square_root(float x) {
   return y;
 }
 
+__device__ __forceinline__ float quotient(float x, float y) {
+  float q;
+  asm("div.approx.ftz.f32 %0, %1, %2;" : "=f"(q) : "f"(x), "f"(y));
+  return q;
+}
+
 // kFast: division and square root of 22 bits, for results that are rounded to bf16.
 template <bool kFast = false>
 struct AdamW {
@@ -51,7 +57,7 @@ struct AdamW {
     m = m + (g - m) * to_m;
     v = v * b2 + g * g * to_v;
     if constexpr (kFast) {
-      w = w * now.decay - now.step * __fdividef(m, square_root(v) * now.inverse_root + eps);
+      w = w * now.decay - now.step * quotient(m, square_root(v) * now.inverse_root + eps);
     } else {
       w = w * now.decay - now.step * (m / (sqrtf(v) / now.root + eps));
     }

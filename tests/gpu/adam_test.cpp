@@ -7,6 +7,8 @@ namespace pyramoe::gputest {
 namespace {
 
 const std::vector<int64_t> kSizes = fitting({1, 7, 33, 1025, 300007});
+// The last: more than all blocks take in one turn, where blocks walk.
+const std::vector<int64_t> kMoreSizes = fitting({1, 7, 33, 1025, 300007, 2000003});
 
 Tensor scalars(bool skip) {
   return Tensor::from(std::vector<double>{3e-4, 0.271, 0.0975, 0.37, skip ? 1.0 : 0.0, 12.5}, {6});
@@ -85,7 +87,7 @@ TEST(Adam, RoundedTwinsAgree) {
   SKIP_WITHOUT_GPU();
   const RngKey key{.seed = 5, .purpose = RngPurpose::weight_rounding, .layer = 2};
   for (DType g : kNarrow) {
-    for (int64_t n : kSizes) {
+    for (int64_t n : kMoreSizes) {
       for (int64_t first_id : {int64_t{0}, int64_t{7}, (int64_t{1} << 34) + 2}) {
         const Call from = update_call(n, g, DType::bf16, false);
         const Call call{
@@ -106,6 +108,37 @@ TEST(Adam, RoundedTwinsAgree) {
           for (size_t k = 0; k < a.size(); ++k) other += a[k] != b[k];
           EXPECT_LE(other, 2 + n / 500) << what << " state " << i;
         }
+      }
+    }
+  }
+}
+
+// A gradient that is no number stays visible in the state.
+TEST(Adam, RoundingKeepsWhatIsNoNumber) {
+  SKIP_WITHOUT_GPU();
+  const double infinity = std::numeric_limits<double>::infinity();
+  const std::vector<double> gradient{0.1, std::nan(""), -0.2, infinity, 0.3, -infinity, 0.4, 0.5};
+  const int64_t n = std::ssize(gradient);
+  const Call from = update_call(n, DType::bf16, DType::bf16, false);
+  const Call call{{Tensor::from(gradient, {n}).to(DType::bf16),
+                   Tensor::from(std::vector<double>{3e-4, 0.271, 0.0975, 0.37, 0, 12.5, 41}, {7})},
+                  {from.out[3], from.out[1].to(DType::bf16), from.out[2].to(DType::bf16)}};
+  const Twins t =
+      run_twins(call,
+                [&](const Tensors& x, Tensors& y) {
+                  kernels::adamw_step_rounded(x[0], {}, x[1], {.seed = 5}, 0, y[0], y[1], y[2]);
+                },
+                {0, 1, 2});
+  for (size_t i = 0; i < 3; ++i) {
+    const std::vector<double> a = t.cpu[i].to_vector(), b = t.gpu[i].to_vector();
+    for (size_t k = 0; k < a.size(); ++k) {
+      const std::string what = cat("state ", i, ", element ", k);
+      EXPECT_EQ(std::isnan(a[k]), std::isnan(b[k])) << what;
+      if (std::isinf(a[k])) {
+        EXPECT_EQ(a[k], b[k]) << what;
+      }
+      if (std::isfinite(a[k])) {
+        EXPECT_NEAR(a[k], b[k], std::abs(a[k]) * 2 * unit_roundoff(DType::bf16)) << what;
       }
     }
   }
