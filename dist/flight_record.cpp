@@ -194,12 +194,13 @@ double standstill(const FlightFile& file, double newest) {
   return silent > file.patience ? silent : 0;
 }
 
-// Who failed first: a process that was stopped for a while; else one that nobody told to end, where
+// Who failed first: the process that stood still the longest (a watchdog may be held up too, where
+// a disk is slow or the others are ended one by one); else one that nobody told to end, where
 // others were told; else the one that has begun the fewest collectives, and of equal ones one that
 // does not wait.
 bool before(const FlightFile& a, const FlightFile& b, double newest) {
-  const bool a_stood = standstill(a, newest) > 0, b_stood = standstill(b, newest) > 0;
-  if (a_stood != b_stood) return a_stood;
+  const double a_stood = standstill(a, newest), b_stood = standstill(b, newest);
+  if (std::abs(a_stood - b_stood) > std::max(a.patience, b.patience) / 4) return a_stood > b_stood;
   if (a.told != b.told) return !a.told;
   const int64_t n = a.entries.back().number, m = b.entries.back().number;
   if (n != m) return n < m;

@@ -59,6 +59,12 @@ TEST(FlightRecord, NamesTheRankThatStoodStill) {
   EXPECT_TRUE(names(files, 1));
   files[1].alive = 98.5;  // late, but not beyond patience
   EXPECT_TRUE(names(files, 0));
+  // A watchdog that was held up for less long does not make its rank the first.
+  files[1].alive = 95.5;
+  files[0].paused = 2.1;
+  EXPECT_TRUE(names(files, 1));
+  files[0].paused = 4.4;  // nobody can tell: as if neither had
+  EXPECT_TRUE(names(files, 0));
 }
 
 TEST(FlightRecord, SaysNothingOfARunThatEndedInOrder) {
