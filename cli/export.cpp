@@ -26,7 +26,13 @@ void export_command(const Options& options) {
     std::printf("transformers has no class for a model with experts; pyramoe import reads it\n");
   }
   if (!report.has_tokenizer) {
-    std::printf("no tokenizer files: the run's tokenizer is not a byte-level BPE\n");
+    std::printf("no tokenizer files: the run has no tokenizer\n");
+  }
+  if (report.own_tokenizer) {
+    std::printf(
+        "the tokenizer is no byte-level BPE: it lies in %s/tokenizer, where pyramoe import "
+        "finds it; transformers cannot read it\n",
+        options.hf.c_str());
   }
 }
 

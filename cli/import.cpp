@@ -19,8 +19,10 @@ void import_command(const Options& options) {
               static_cast<long long>(report.vocab),
               report.vocab != report.model_vocab ? " (padded with zero rows)" : "");
   if (!report.has_tokenizer) {
-    std::printf("no tokenizer: %s has neither vocab.json with merges.txt nor tokenizer.json\n",
-                options.hf.c_str());
+    std::printf(
+        "no tokenizer: %s has neither vocab.json with merges.txt nor tokenizer.json nor "
+        "tokenizer/\n",
+        options.hf.c_str());
   }
 }
 

@@ -18,6 +18,8 @@ struct HfReport {
   int64_t model_vocab = 0;   // of the model read, padding included
   DType dtype = DType::f32;  // of the weights
   bool has_tokenizer = false;
+  bool own_tokenizer =
+      false;               // bytes or characters, in tokenizer/, which transformers does not know
   std::string checkpoint;  // read or written
 };
 

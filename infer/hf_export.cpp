@@ -98,8 +98,9 @@ HfReport export_hf(const std::string& path, const std::string& folder) {
   report.model_vocab = run.config.vocab;
   report.dtype = dtype;
   report.checkpoint = checkpoint;
-  report.has_tokenizer =
-      run.has_tokenizer && write_hf_tokenizer(*run.tokenizer, run.config.context, folder);
+  report.has_tokenizer = run.has_tokenizer;
+  report.own_tokenizer =
+      run.has_tokenizer && !write_hf_tokenizer(*run.tokenizer, run.config.context, folder);
   const int32_t eot = run.has_tokenizer ? run.tokenizer->eot() : -1;
   write_safetensors(folder + "/model.safetensors", tensors, {{"format", "pt"}}, Exit::checkpoint);
   write_file(folder + "/config.json",

@@ -8,6 +8,7 @@
 namespace pyramoe::infer {
 namespace {
 
+constexpr const char* kOwnFolder = "/tokenizer";
 constexpr int64_t kMaxFile = int64_t{256} << 20;
 
 // True when a pre_tokenizer or decoder is ByteLevel, or a sequence that has one.
@@ -70,13 +71,17 @@ std::unique_ptr<data::Tokenizer> read_hf_tokenizer(const std::string& folder) {
                                       folder);
   }
   if (path_exists(folder + "/tokenizer.json")) return from_tokenizer_json(folder);
+  if (is_folder(folder + kOwnFolder)) return data::load_tokenizer(folder + kOwnFolder);
   return nullptr;
 }
 
 bool write_hf_tokenizer(const data::Tokenizer& tokenizer, int64_t context,
                         const std::string& folder) {
   const data::Bpe* bpe = tokenizer.bpe();
-  if (!bpe) return false;
+  if (!bpe) {
+    tokenizer.save(folder + kOwnFolder);
+    return false;
+  }
   write_file(folder + "/vocab.json", bpe->vocab_json(), Exit::checkpoint);
   write_file(folder + "/merges.txt", bpe->merges_text(), Exit::checkpoint);
   const Json mark = bpe->eot() >= 0 ? Json(data::kEndOfText) : Json();

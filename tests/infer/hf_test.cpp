@@ -303,13 +303,19 @@ TEST_F(Hf, ReadsATokenizerJson) {
   EXPECT_EQ(exit_of([&] { read_hf_tokenizer(at("json")); }, "ByteLevel"), Exit::data);
 }
 
-TEST_F(Hf, SaysWhenATokenizerHasNoGpt2Files) {
-  const auto bytes = data::make_byte_tokenizer();
-  save_run(at("run"), tiny_config(families()[0], 260), bytes.get());
-  const HfReport report = export_hf(at("run"), at("hf"));
-  EXPECT_FALSE(report.has_tokenizer);
-  EXPECT_FALSE(path_exists(at("hf/vocab.json")));
-  EXPECT_EQ(report.vocab, 257);
+TEST_F(Hf, ATokenizerWithoutGpt2FilesTravelsInAFolderOfItsOwn) {
+  const auto bytes = data::make_byte_tokenizer(), letters = data::make_char_tokenizer("abcdé");
+  for (const data::Tokenizer* tokenizer : {bytes.get(), letters.get()}) {
+    const std::string n = std::to_string(tokenizer->vocab_size());
+    save_run(at("run" + n), tiny_config(families()[0], 260), tokenizer);
+    const HfReport report = export_hf(at("run" + n), at("hf" + n));
+    EXPECT_TRUE(report.has_tokenizer && report.own_tokenizer);
+    EXPECT_FALSE(path_exists(at("hf" + n + "/vocab.json")));
+    EXPECT_EQ(report.vocab, tokenizer->vocab_size());
+    const HfReport back = import_hf(at("hf" + n), at("back" + n));
+    EXPECT_TRUE(back.has_tokenizer);
+    EXPECT_EQ(load_run(at("back" + n)).tokenizer->hash(), tokenizer->hash());
+  }
 }
 
 }  // namespace
