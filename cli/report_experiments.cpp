@@ -79,7 +79,8 @@ void check(const ExperimentReportOptions& options, const std::vector<std::string
     fail(Exit::bug, "report --check:", wrong,
          "\nrun pyramoe report on these folders, and commit what it writes");
   }
-  std::printf("%zu experiments: every file is what results.json gives\n", folders.size());
+  std::printf("%zu experiment%s: every file is what results.json gives\n", folders.size(),
+              folders.size() == 1 ? "" : "s");
 }
 
 }  // namespace

@@ -1,7 +1,10 @@
 // pyramoe tokenize: text to token ids and back, token files for training, new vocabularies.
 #include <unistd.h>
 
+#include <fmt/format.h>
+
 #include <charconv>
+#include <chrono>
 #include <cstdio>
 
 #include "cli/commands.h"
@@ -116,10 +119,14 @@ void prepare_command(const Options& options) {
   prepare.text.json_field = options.field;
   prepare.progress = [](int64_t done, int64_t total) { show_progress("encoding", done, total); };
   make_folders(parent_folder(options.out), Exit::data);
+  const auto begin = std::chrono::steady_clock::now();
   const data::PrepareResult result =
       data::prepare_dataset(options.inputs, *tokenizer, options.out, prepare);
-  print(cat(options.out, ": ", result.tokens, " tokens of ", result.documents, " documents, ",
-            result.text_bytes, " bytes of text\n"));
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+  print(fmt::format("{}: {} tokens of {} document{}, {} bytes of text, {:.0f} MB/s\n", options.out,
+                    result.tokens, result.documents, result.documents == 1 ? "" : "s",
+                    result.text_bytes,
+                    static_cast<double>(result.text_bytes) * 1e-6 / took.count()));
 }
 
 std::unique_ptr<data::Tokenizer> learn(const Options& options) {
