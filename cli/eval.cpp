@@ -60,7 +60,8 @@ std::map<std::string, double> as_numbers(const infer::StorageBytes& bytes) {
           {"total_bytes", static_cast<double>(bytes.total_bytes)}};
 }
 
-// Loss and perplexity over the whole validation part of every domain of the run, or of --source.
+// Loss and perplexity over the whole validation part of every domain of the run, or over all of
+// the files of --source.
 void loss_command(const Options& options) {
   infer::LoadedRun run =
       infer::load_run(options.run, infer::parse_dtype(options.dtype), parse_device(options.device));
@@ -72,6 +73,10 @@ void loss_command(const Options& options) {
   config.data.tokenizer = run.has_tokenizer ? run.folder + "/tokenizer" : "";
   if (!options.sources.empty()) {
     config.data.sources = options.sources;
+    config.data.validation.clear();
+    for (const std::string& source : options.sources) {
+      config.data.validation.push_back(source.substr(source.find('=') + 1));  // of "name=path"
+    }
     config.data.weights.clear();
     config.data.synthetic = false;
   }
@@ -85,7 +90,7 @@ void loss_command(const Options& options) {
       train::evaluate(*run.model, *data.validation, data.corpus->names(), run.device);
   if (result.tokens == 0) {
     fail(Exit::config, "eval --loss: ", run.checkpoint, " keeps nothing to validate on (data.",
-         "val_fraction = ", config.data.val_fraction, "), and of --source the same share is taken");
+         "val_fraction = ", config.data.val_fraction, "); name a token file with --source");
   }
   if (options.json) {
     std::cout << train::eval_json(result, run.step, 0, 0, 0, as_numbers(bytes));
@@ -182,7 +187,8 @@ void add_eval(CLI::App& app) {
   command->add_option("--tasks", o.tasks, "comma-separated: " + task_list());
   command->add_flag("--loss", o.loss,
                     "loss and perplexity on the run's validation data, by domain");
-  command->add_option("--source", o.sources, "with --loss: token files instead of the run's");
+  command->add_option("--source", o.sources,
+                      "with --loss: token files instead of the run's, read whole");
   command->add_option("--data", o.data, "folder with the tasks' files (docs/eval.md)");
   command
       ->add_option(

@@ -98,6 +98,10 @@ void check_data(const RunConfig& c, ConfigProblems& problems) {
     problems.add("data.weights", cat("must have one entry per data.sources (",
                                      c.data.sources.size(), "), or none"));
   }
+  if (!c.data.validation.empty() && c.data.validation.size() != c.data.sources.size()) {
+    problems.add("data.validation",
+                 cat("must name one file per data.sources (", c.data.sources.size(), "), or none"));
+  }
   for (const double weight : c.data.weights) {
     if (!(weight > 0)) problems.add("data.weights", "must all be above 0");
   }

@@ -123,6 +123,7 @@ struct TrainConfig {
 
 struct DataConfig {
   std::vector<std::string> sources;
+  std::vector<std::string> validation;
   std::vector<double> weights;
   std::string tokenizer = "";
   double val_fraction = 0.05;
@@ -133,10 +134,13 @@ struct DataConfig {
     v("data.sources", sources,
       "token files, one per domain, each \"name=path\" or a path: pyramoe .tok, nanoGPT or llm.c "
       ".bin, Megatron .idx");
+    v("data.validation", validation,
+      "token files to validate on, one for each source in its order; empty = the last part of each "
+      "source");
     v("data.weights", weights, "share of each source in a batch; empty = by size");
     v("data.tokenizer", tokenizer, "tokenizer folder, copied into the run");
-    v("data.val_fraction", val_fraction, "last part of each source that is kept for validation",
-      between(0.0, 0.5));
+    v("data.val_fraction", val_fraction,
+      "last part of each source that is kept for validation; 0 = none", between(0.0, 0.5));
     v("data.synthetic", synthetic, "train on generated tokens that need no file");
   }
 };

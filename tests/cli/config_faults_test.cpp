@@ -185,6 +185,8 @@ const std::vector<Row>& contradictions() {
       {{"data.sources=[\"a.tok\"]"}, "must be empty when data.synthetic is true"},
       {{"data.synthetic=false", "data.sources=[\"a.tok\"]", "data.weights=[0.5, 0.5]"},
        "must have one entry per data.sources (1)"},
+      {{"data.synthetic=false", "data.sources=[\"a.tok\"]", "data.validation=[\"b\", \"c\"]"},
+       "must name one file per data.sources (1)"},
       {{"data.synthetic=false", "data.sources=[\"a.tok\"]", "data.weights=[0]"}, "above 0"},
       {{"data.synthetic=false", "data.sources=[\"a.tok\"]", "data.weights=[nan]"},
        "must be a finite number"},

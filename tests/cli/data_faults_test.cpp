@@ -173,6 +173,12 @@ TEST_F(DataFaults, EvalTakesTokensOfTheRunsTokenizerOnly) {
   const Outcome nothing = test::run_program({"eval", run, "--loss"});
   EXPECT_EQ(nothing.code, 2) << nothing.text;
   EXPECT_TRUE(nothing.says("data.val_fraction = 0")) << nothing.text;
+  // A file that is named is read whole: 2000 characters are 249 windows of 8.
+  const Outcome named = test::run_program(
+      {"eval", run, "--loss", "--json", "--source", "mine=" + (scratch_ / "a.tok")});
+  EXPECT_EQ(named.code, 0) << named.text;
+  EXPECT_TRUE(named.says("mine")) << named.text;
+  EXPECT_TRUE(named.says("1992")) << named.text;
   test::remove_all(run);
   test::copy_tree(whole, run);
 

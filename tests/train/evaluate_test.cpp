@@ -121,5 +121,20 @@ TEST(OpenData, SharesFollowSizesOrWeightsAndTheConfigSaysWhatIsHeldBack) {
   EXPECT_EQ(share_of_b(), 300);
 }
 
+TEST(OpenData, AFileForValidationLeavesTheSourceWhole) {
+  const test::ScratchFolder scratch;
+  train::RunConfig config = config_of(
+      scratch, {token_file(scratch.path("a.tok"), 3000), token_file(scratch.path("b.tok"), 1000)});
+  config.data.validation = {token_file(scratch.path("av.tok"), 400), config.data.sources[1]};
+  const train::OpenData open = train::open_data(config);
+  const std::vector<data::Domain>& domains = open.corpus->domains();
+  EXPECT_EQ(open.corpus->names(), (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(domains[0].train.size(), 3000);
+  EXPECT_EQ(domains[0].validation.size(), 400);
+  EXPECT_EQ(domains[0].validation.from, scratch.path("av.tok"));
+  EXPECT_EQ(domains[1].train.size(), 1000);
+  EXPECT_EQ(domains[1].validation.size(), 1000);
+}
+
 }  // namespace
 }  // namespace pyramoe
