@@ -21,8 +21,11 @@ using gpu::Vec;
 using gpu::visit_floating;
 
 constexpr int kThreads = 256;
-constexpr int kInFlight = 4;      // independent 16-byte loads a lane
-constexpr int kGatherBlocks = 3;  // that a multiprocessor holds at once
+constexpr int kInFlight = 4;  // independent 16-byte loads a lane
+// Gathering blocks of a multiprocessor: as many as it is sure to hold at once; those that add a
+// residual come as they fit, for a cap on their registers would make them spill.
+template <bool kAdds>
+constexpr int kGatherBlocks = kAdds ? 4 : 3;
 
 // The token of this warp, and where its lane's first piece of N elements starts.
 __device__ __forceinline__ int64_t warp_token() {
@@ -96,7 +99,7 @@ struct GatherShape {
 // travels, and the residual is asked for before the choices, so only one latency is left on its
 // way.
 template <class T, int N, bool kWeighted, bool kAdds>
-__global__ void __launch_bounds__(kThreads, kGatherBlocks)
+__global__ void __launch_bounds__(kThreads, kAdds ? 0 : kGatherBlocks<false>)
     gather_kernel(const T* __restrict__ x, const float* __restrict__ weight,
                   const int32_t* __restrict__ row, const T* residual, GatherShape s, T* y) {
   const int64_t step = gridDim.x * static_cast<int64_t>(kThreads / kWarp);
@@ -161,8 +164,8 @@ void gather(const char* name, const Tensor& x, const Tensor& weight, const Tenso
     T* py = gpu::data<T>(y);
     const float* pw = kWeighted ? gpu::data<float>(weight) : nullptr;
     with_pieces<T>(s.d, {px, pr, py}, [&]<int N>() {
-      const unsigned blocks =
-          gpu::grid(s.tokens, kThreads / kWarp, int64_t{gpu::multiprocessors()} * kGatherBlocks);
+      const unsigned blocks = gpu::grid(s.tokens, kThreads / kWarp,
+                                        int64_t{gpu::multiprocessors()} * kGatherBlocks<kAdds>);
       gather_kernel<T, N, kWeighted, kAdds>
           <<<blocks, kThreads, 0, gpu::stream()>>>(px, pw, gpu::data<int32_t>(row), pr, s, py);
     });
