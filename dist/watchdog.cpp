@@ -11,7 +11,9 @@
 namespace pyramoe::dist {
 
 Watchdog::Watchdog(FlightRecord& record, int rank, double deadline)
-    : record_(record), rank_(rank), deadline_(deadline), thread_([this] { run(); }) {}
+    : record_(record), rank_(rank), deadline_(deadline), thread_([this] { run(); }) {
+  record_.set_alive(deadline_ / 2);  // a rank may be stopped before the first look
+}
 
 Watchdog::~Watchdog() {
   {
