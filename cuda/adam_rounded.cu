@@ -2,7 +2,7 @@
 // random bits come from a counter (core/rng.h) of the element and the step, so they are those of
 // the CPU twin; two neighbours share one draw of four words.
 //
-// Instructions count here as much as bytes: half of them draw. So blocks stay and walk over the
+// Instructions count here as much as bytes: two of five draw. So blocks stay and walk over the
 // buffer, and what is done once an element is done in as few instructions as there can be.
 #include "cuda/adam.cuh"
 
