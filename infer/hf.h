@@ -18,14 +18,14 @@ struct HfReport {
   int64_t model_vocab = 0;   // of the model read, padding included
   DType dtype = DType::f32;  // of the weights
   bool has_tokenizer = false;
-  bool own_tokenizer =
-      false;               // bytes or characters, in tokenizer/, which transformers does not know
-  std::string checkpoint;  // read or written
+  bool own_tokenizer = false;  // written to tokenizer/, which transformers does not know
+  std::string checkpoint;      // read or written
 };
 
 // Writes the newest checkpoint of a run (or the checkpoint named) into `folder`, each tensor with
 // the type it is stored in. Padding of the vocabulary beyond the tokenizer's is cut.
-// Throws Error(checkpoint).
+// Throws Error(checkpoint); Error(config) where import would take another model's tokenizer files,
+// left in `folder`, for this one's.
 HfReport export_hf(const std::string& run, const std::string& folder);
 
 // Makes a run of a model folder.

@@ -78,6 +78,18 @@ DType stored_dtype(const std::string& checkpoint) {
   return entry && entry->type && is_floating(*entry->type) ? *entry->type : DType::f32;
 }
 
+// GPT-2's files have just been written over; those of another kind may still lie there.
+void check_tokenizer(const LoadedRun& run, const std::string& folder) {
+  if (run.has_tokenizer && run.tokenizer->bpe()) return;
+  const auto found = read_hf_tokenizer(folder);
+  const bool same = run.has_tokenizer ? found->hash() == run.tokenizer->hash() : !found;
+  if (!same) {
+    fail(Exit::config, folder, " holds the tokenizer files of another model (vocab.json with ",
+         "merges.txt, tokenizer.json or tokenizer/), which import would take for this one's; name ",
+         "another folder, or delete them");
+  }
+}
+
 }  // namespace
 
 HfReport export_hf(const std::string& path, const std::string& folder) {
@@ -101,6 +113,7 @@ HfReport export_hf(const std::string& path, const std::string& folder) {
   report.has_tokenizer = run.has_tokenizer;
   report.own_tokenizer =
       run.has_tokenizer && !write_hf_tokenizer(*run.tokenizer, run.config.context, folder);
+  check_tokenizer(run, folder);
   const int32_t eot = run.has_tokenizer ? run.tokenizer->eot() : -1;
   write_safetensors(folder + "/model.safetensors", tensors, {{"format", "pt"}}, Exit::checkpoint);
   write_file(folder + "/config.json",

@@ -315,7 +315,23 @@ TEST_F(Hf, ATokenizerWithoutGpt2FilesTravelsInAFolderOfItsOwn) {
     const HfReport back = import_hf(at("hf" + n), at("back" + n));
     EXPECT_TRUE(back.has_tokenizer);
     EXPECT_EQ(load_run(at("back" + n)).tokenizer->hash(), tokenizer->hash());
+    export_hf(at("run" + n), at("hf" + n));  // over itself
   }
+}
+
+TEST_F(Hf, ExportLeavesNoOtherTokenizerForImportToTake) {
+  const auto letters = data::make_char_tokenizer("abc"), bpe = small_bpe();
+  save_run(at("letters"), tiny_config(families()[0], 260), letters.get());
+  save_run(at("bpe"), tiny_config(families()[0], 259), bpe.get());
+  save_run(at("none"), tiny_config(families()[0], 259), nullptr);
+  export_hf(at("bpe"), at("hf"));
+  for (const char* run : {"letters", "none"}) {
+    EXPECT_EQ(exit_of([&] { export_hf(at(run), at("hf")); }, "another model"), Exit::config) << run;
+  }
+  export_hf(at("letters"), at("own"));
+  EXPECT_EQ(exit_of([&] { export_hf(at("none"), at("own")); }, "another model"), Exit::config);
+  export_hf(at("bpe"), at("own"));  // GPT-2's files are read before tokenizer/
+  EXPECT_EQ(read_hf_tokenizer(at("own"))->hash(), bpe->hash());
 }
 
 }  // namespace
