@@ -73,10 +73,7 @@ void loss_command(const Options& options) {
   config.data.tokenizer = run.has_tokenizer ? run.folder + "/tokenizer" : "";
   if (!options.sources.empty()) {
     config.data.sources = options.sources;
-    config.data.validation.clear();
-    for (const std::string& source : options.sources) {
-      config.data.validation.push_back(source.substr(source.find('=') + 1));  // of "name=path"
-    }
+    config.data.validation = options.sources;  // read whole
     config.data.weights.clear();
     config.data.synthetic = false;
   }

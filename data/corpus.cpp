@@ -130,7 +130,8 @@ Corpus::Corpus(CorpusConfig config) {
     }
     Domain domain{spec.name, spec.weight, open(spec.path, config, d), {}};
     if (!spec.val_path.empty()) {
-      domain.validation = open(spec.val_path, config, d);
+      const bool same = spec.val_path == spec.path;  // not to be opened and verified twice
+      domain.validation = same ? domain.train : open(spec.val_path, config, d);
     } else {
       domain.validation = domain.train;
       const auto held = static_cast<int64_t>(

@@ -38,7 +38,8 @@ data::CorpusConfig corpus_config(const RunConfig& config, const data::Tokenizer*
   check_has_data(config);
   for (size_t i = 0; i < config.data.sources.size(); ++i) {
     data::DomainSpec spec = domain_spec(config.data.sources[i]);
-    if (!config.data.validation.empty()) spec.val_path = config.data.validation.at(i);
+    if (!config.data.validation.empty())
+      spec.val_path = domain_spec(config.data.validation.at(i)).path;
     spec.weight = config.data.weights.empty() ? source_weight(spec) : config.data.weights[i];
     corpus.domains.push_back(std::move(spec));
   }
